@@ -7,6 +7,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -107,17 +108,20 @@ const scratchPrefix = "/tmp/wal-e-test-" // not os.TempDir: a socket's path has 
 // nothing: each holds a lock while it lives, and the next one sweeps.
 var scratch = sync.OnceValues(func() (string, error) {
 	sweep()
-	// The name is random, so no other process can hold the new folder but one
-	// that sweeps between these two lines and finds no lock file: it leaves it.
-	dir, err := os.MkdirTemp(filepath.Dir(scratchPrefix), filepath.Base(scratchPrefix))
+	// A folder gets the name that sweep looks for once its lock is held.
+	hidden, err := os.MkdirTemp("/tmp", ".wal-e-test-")
 	if err != nil {
 		return "", err
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
+	if err := os.Chmod(hidden, 0o755); err != nil {
 		return "", err
 	}
-	if ok, err := lockFolder(dir, os.O_CREATE); err != nil || !ok {
-		return "", fmt.Errorf("lock %s: held %v, %w", dir, !ok, err)
+	if _, err := lockFolder(hidden, os.O_CREATE); err != nil {
+		return "", fmt.Errorf("lock %s: %w", hidden, err)
+	}
+	dir := scratchPrefix + strings.TrimPrefix(hidden, "/tmp/.wal-e-test-")
+	if err := os.Rename(hidden, dir); err != nil {
+		return "", err
 	}
 	return dir, nil
 })
@@ -130,26 +134,23 @@ func sweep() {
 		panic("pgtest: " + err.Error()) // the pattern is constant
 	}
 	for _, dir := range dirs {
-		if ok, err := lockFolder(dir, 0); ok && err == nil {
+		if unlock, err := lockFolder(dir, 0); err == nil {
 			os.RemoveAll(dir)
+			unlock()
 		}
 	}
 }
 
-// lockFolder takes the lock of a scratch folder, for as long as the process
-// lives. It reports false when another process holds it.
-func lockFolder(dir string, flag int) (bool, error) {
+// lockFolder takes the lock of a scratch folder, until unlock or the end of the
+// process. It is an error when another process holds it.
+func lockFolder(dir string, flag int) (unlock func(), err error) {
 	fd, err := syscall.Open(filepath.Join(dir, "lock"), syscall.O_RDWR|syscall.O_CLOEXEC|flag, 0o644)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	err = syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB)
-	if err == nil {
-		return true, nil // the descriptor stays open on purpose: closing it unlocks
+	if err := syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		syscall.Close(fd)
+		return nil, err
 	}
-	syscall.Close(fd)
-	if err == syscall.EWOULDBLOCK {
-		return false, nil
-	}
-	return false, err
+	return func() { syscall.Close(fd) }, nil
 }

@@ -20,7 +20,7 @@ import (
 
 const (
 	install  = ".ci/install-engines postgres"
-	toolsDir = "/usr/lib/postgresql/15/bin" // Debian's client programs, which work with all Versions
+	toolsDir = "/usr/lib/postgresql/15/bin" // Debian's client programs
 
 	rootEngines = "/var/cache/wal-e-test-engines"
 )
@@ -49,9 +49,10 @@ func Require(t testing.TB, major int) Server {
 	return s
 }
 
-// Tool returns the path of one of Debian's PostgreSQL programs (psql, pgbench,
-// pg_verifybackup, pg_waldump, ...), or fails the test with the command that
-// installs it.
+// Tool returns the path of one of Debian's PostgreSQL 15 programs, or fails the
+// test with the command that installs it. psql, pgbench and pg_amcheck work with
+// all Versions, pg_basebackup with 15 and older; pg_waldump reads the WAL of 15
+// only, pg_verifybackup the manifests of 13 to 16 (-n where the WAL isn't 15's).
 func Tool(t testing.TB, name string) string {
 	t.Helper()
 	path := filepath.Join(toolsDir, name)

@@ -13,8 +13,10 @@ import (
 )
 
 // DSN returns the connection string of the database postgres, for its superuser.
-func (c *Cluster) DSN() string {
-	return fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres", c.home, c.Port)
+func (c *Cluster) DSN() string { return c.dsn("postgres") }
+
+func (c *Cluster) dsn(db string) string {
+	return fmt.Sprintf("host=%s port=%d user=postgres dbname=%s", c.home, c.Port, db)
 }
 
 // SocketDir returns the folder of the server's socket.

@@ -1,0 +1,78 @@
+# make help lists what there is.
+
+GO          ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME    ?= 10s
+SOAK        ?= 10m
+# What the race detector runs on: packages whose goroutines are ours.
+RACE        ?= $(shell $(GO) list ./... 2>/dev/null | grep -v -e '/cmd/' -e '/bench' -e '/pgtest')
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: go ## build bin/wal-e, a static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/wal-e ./cmd/wal-e
+
+.PHONY: check
+check: go ## gofmt, go vet and staticcheck
+	@out=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .) && test -z "$$out" || { echo "not formatted by gofmt: $$out" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+.PHONY: test
+test: engines check test-only ## install the engines, check, and run all tests
+
+.PHONY: engines
+engines: ## install the servers and programs that tests need (.ci/install-engines)
+	.ci/install-engines
+
+# Tests start programs and servers that go's test cache knows nothing of, so it is not used.
+.PHONY: test-only
+test-only: go
+	$(GO) test -count=1 -timeout 20m ./...
+
+.PHONY: race
+race: go ## run the tests under the race detector; RACE="./wal" narrows
+	.ci/install-engines postgres compiler
+	CGO_ENABLED=1 $(GO) test -race -short -count=1 -timeout 20m $(RACE)
+
+.PHONY: soak
+soak: go engines ## run the tests named TestSoak... for SOAK=10m each
+	WALE_SOAK=$(SOAK) $(GO) test -run '^TestSoak' -v -count=1 -timeout 0 ./...
+
+.PHONY: fuzz
+fuzz: go ## fuzz each target for FUZZTIME=10s
+	@list=$$($(GO) test -list '^Fuzz' ./...) || { echo "$$list" >&2; exit 1; }; \
+	echo "$$list" | awk '/^Fuzz/ { f[n++] = $$1 } /^ok/ { while (n > 0) print $$2, f[--n] }' | \
+	while read -r pkg target; do \
+		echo "$$pkg $$target"; \
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null || exit 1; \
+	done
+
+.PHONY: cover
+cover: go engines ## run all tests and print the share of statements they reach
+	@mkdir -p bin
+	$(GO) test -count=1 -timeout 20m -coverpkg=./... -coverprofile=bin/cover.out ./...
+	$(GO) tool cover -func=bin/cover.out | tail -n 1
+
+.PHONY: demo
+demo: build ## archive, break and restore a cluster before your eyes
+	.ci/install-engines postgres
+	.ci/demo
+
+.PHONY: clean
+clean: ## remove bin
+	rm -rf bin
+
+# Debian 12's Go 1.19 is too old, even to fetch a newer one.
+.PHONY: go
+go:
+	@want=$$(sed -n 's/^go //p' go.mod); have=$$($(GO) env GOVERSION 2>/dev/null | sed 's/^go//;s/[^0-9.].*//'); \
+	printf '%s\n%s\n' "$$want" "$${have:-0}" | sort -C -V || { \
+		echo "wal-e needs Go $$want or newer, here is $${have:-none that works}." >&2; \
+		echo "Install it from https://go.dev/dl/ and put its bin folder into PATH;" >&2; \
+		echo "any Go from 1.21 on also fetches the release it needs by itself." >&2; exit 1; }
