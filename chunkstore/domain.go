@@ -1,0 +1,162 @@
+package chunkstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"wal-e/index"
+	"wal-e/internal/runid"
+)
+
+// A domain is what a push may reference: the packs that the newest valid backup
+// of its cluster needs, and those of unfinished runs that are younger. A cold
+// start reads that and not all history.
+type domain struct {
+	packs   Footprint
+	parents []Ref
+	sizes   map[index.PackID]int64 // of stored packs of the runs drawn on
+	marks   []string               // keys of the marks that W2 listed
+	missing []index.PackID         // packs that the parent needs and that are gone
+}
+
+// findParent returns the newest valid backup of a cluster: the one with the
+// highest start, and of several runs of one name the youngest. ok is false when
+// there is none.
+func (s *Store) findParent(ctx context.Context, runs []Run, system string) (parent Run, o *Outcome, ok bool, err error) {
+	ended := slices.DeleteFunc(slices.Clone(runs), func(r Run) bool { return !r.Ended() })
+	slices.SortFunc(ended, func(a, b Run) int { return CompareRefs(b.Ref, a.Ref) })
+	for _, r := range ended {
+		o, err := ReadOutcome(ctx, s.bucket, r.Ref)
+		if err != nil {
+			return Run{}, nil, false, err
+		}
+		if o.Result == Commit && o.System == system {
+			return r, o, true, nil
+		}
+	}
+	return Run{}, nil, false, nil
+}
+
+// CompareRefs orders backups by where they start (log position, whatever the
+// timeline), then by run.
+func CompareRefs(a, b Ref) int {
+	if c := strings.Compare(position(a.Name), position(b.Name)); c != 0 {
+		return c
+	}
+	return slices.Compare(a.Run[:], b.Run[:])
+}
+
+// position is what follows the timeline in base_<TTTTTTTTXXXXXXXXYYYYYYYY>_<OFFSET>.
+func position(name string) string {
+	const skip = len("base_") + 8
+	if len(name) < skip {
+		return name
+	}
+	return name[skip:]
+}
+
+// findDomain is the first half of step W2 of the protocol: it must run after
+// the intent was created. readMarks follows, after the index was listed.
+func (s *Store) findDomain(ctx context.Context, own runid.ID, system string) (*domain, error) {
+	runs, err := Runs(ctx, s.bucket)
+	if err != nil {
+		return nil, err
+	}
+	d := &domain{sizes: make(map[index.PackID]int64)}
+	parent, outcome, found, err := s.findParent(ctx, runs, system)
+	if err != nil {
+		return nil, fmt.Errorf("look for the newest backup: %w", err)
+	}
+	var need Footprint
+	if found {
+		need.Union(&outcome.Footprint)
+		d.parents = append(d.parents, parent.Ref)
+	}
+	unfinished, err := s.unfinished(ctx, runs, own, parent, found)
+	if err != nil {
+		return nil, err
+	}
+	from := append(need.Runs(), unfinished...)
+	if err := s.listPacks(ctx, from, d.sizes); err != nil {
+		return nil, err
+	}
+	for p := range need.All() {
+		if _, stored := d.sizes[p]; !stored {
+			d.missing = append(d.missing, p)
+		} else {
+			d.packs.Add(p)
+		}
+	}
+	for p := range d.sizes {
+		if slices.Contains(unfinished, p.Run) {
+			d.packs.Add(p)
+		}
+	}
+	return d, nil
+}
+
+// unfinished returns the open and aborted runs that are younger than the
+// parent: what they stored is resumed.
+func (s *Store) unfinished(ctx context.Context, runs []Run, own runid.ID, parent Run, found bool) ([]runid.ID, error) {
+	var ids []runid.ID
+	for _, r := range runs {
+		if r.Ref.Run == own || r.Intent == nil || found && slices.Compare(r.Ref.Run[:], parent.Ref.Run[:]) < 0 {
+			continue
+		}
+		if r.Outcome != nil {
+			o, err := ReadOutcome(ctx, s.bucket, r.Ref)
+			if err != nil {
+				return nil, err
+			}
+			if o.Result != Abort {
+				continue
+			}
+		}
+		ids = append(ids, r.Ref.Run)
+	}
+	return ids, nil
+}
+
+// listPacks adds the stored packs of runs, with their sizes, to sizes.
+func (s *Store) listPacks(ctx context.Context, runs []runid.ID, sizes map[index.PackID]int64) error {
+	for _, run := range runs {
+		dir := packDir + run.String() + "/"
+		for o, err := range s.bucket.List(ctx, dir, "") {
+			if err != nil {
+				return fmt.Errorf("list %s of %s: %w", dir, s.bucket.URL(), err)
+			}
+			if seq, ok := parseNumber(strings.TrimPrefix(o.Key, dir)); ok && seq < maxSeq {
+				sizes[index.PackID{Run: run, Seq: seq}] = o.Size
+			}
+		}
+	}
+	return nil
+}
+
+// readMarks is the second half of W2: it reads the marks that stand and takes
+// their packs out of the domain.
+func (s *Store) readMarks(ctx context.Context, d *domain) ([]Mark, error) {
+	var err error
+	if d.marks, err = listMarks(ctx, s.bucket); err != nil {
+		return nil, err
+	}
+	marks, err := readMarks(ctx, s.bucket, d.marks)
+	if err != nil {
+		return nil, err
+	}
+	var offered Footprint
+	for p := range d.packs.All() {
+		if !condemned(marks, p) {
+			offered.Add(p)
+		}
+	}
+	d.packs = offered
+	return marks, nil
+}
+
+// condemned tells whether a mark holds p.
+func condemned(marks []Mark, p index.PackID) bool {
+	return slices.ContainsFunc(marks, func(m Mark) bool { return m.Packs.Has(p) })
+}

@@ -1,0 +1,179 @@
+package chunkstore
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"wal-e/index"
+	"wal-e/internal/runid"
+	"wal-e/internal/storage"
+)
+
+// fetchers is how many index objects and pack directories are read at once.
+const fetchers = 8
+
+// refresh brings a table to hold what the packs in want contain: it reads the
+// index objects that the table lacks, and, of packs that no index object
+// covers (the run was killed before it wrote one, or the object is damaged),
+// the directory at the pack's own end. sizes has the packs that are stored;
+// it is nil when that wasn't looked up.
+func (s *Store) refresh(ctx context.Context, t *index.Table, want *Footprint, sizes map[index.PackID]int64) error {
+	u := t.Update(want.Has)
+	defer u.Abandon()
+	for _, run := range want.Runs() {
+		if err := s.addRun(ctx, u, run); err != nil {
+			return err
+		}
+	}
+	if err := s.addDirectories(ctx, u, want, sizes); err != nil {
+		return err
+	}
+	return u.Commit()
+}
+
+// addRun adds the index objects of one run that the table needs.
+func (s *Store) addRun(ctx context.Context, u *index.Update, run runid.ID) error {
+	var need []index.ObjectID
+	dir := indexDir + run.String() + "/"
+	for o, err := range s.bucket.List(ctx, dir, "") {
+		if err != nil {
+			return fmt.Errorf("list %s of %s: %w", dir, s.bucket.URL(), err)
+		}
+		n, ok := parseNumber(strings.TrimPrefix(o.Key, dir))
+		if !ok {
+			continue
+		}
+		id := index.ObjectID{Run: run, N: n}
+		missing, err := u.Need(id)
+		if err != nil {
+			return err
+		}
+		if missing {
+			need = append(need, id)
+		}
+	}
+	for len(need) > 0 {
+		batch := need[:min(len(need), fetchers)]
+		need = need[len(batch):]
+		packs := make([][]index.Pack, len(batch))
+		g, ctx := errgroup.WithContext(ctx)
+		for i, id := range batch {
+			g.Go(func() (err error) {
+				packs[i], err = s.readIndex(ctx, id)
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		for i, id := range batch {
+			if packs[i] == nil {
+				continue
+			}
+			if err := u.Add(id, packs[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// readIndex reads an index object. A damaged one is reported and taken as
+// empty, since the packs tell the same themselves.
+func (s *Store) readIndex(ctx context.Context, id index.ObjectID) ([]index.Pack, error) {
+	key := indexKey(id)
+	data, err := storage.ReadAll(ctx, s.bucket, key, index.MaxObjectSize)
+	if err != nil {
+		return nil, fmt.Errorf("read %s of %s: %w", key, s.bucket.URL(), err)
+	}
+	packs, err := index.DecodeObject(data)
+	if err != nil {
+		s.log.WarnContext(ctx, "index object can't be used; reading the packs themselves",
+			"key", key, "error", err)
+		return nil, nil
+	}
+	return packs, nil
+}
+
+// addDirectories adds packs of want that no index object covered, from the
+// packs. One that can't be read is left out: whoever needs a chunk of it finds
+// it missing.
+func (s *Store) addDirectories(ctx context.Context, u *index.Update, want *Footprint, sizes map[index.PackID]int64) error {
+	var bare []index.PackID
+	for p := range want.All() {
+		if !u.Holds(p) {
+			bare = append(bare, p)
+		}
+	}
+	dirs := make([]*index.Pack, len(bare))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchers)
+	for i, p := range bare {
+		g.Go(func() error {
+			dir, err := s.readDirectory(gctx, p, sizes)
+			if err != nil && gctx.Err() == nil {
+				s.log.WarnContext(ctx, "pack can't be used", "pack", PackKey(p), "error", err)
+				return nil
+			}
+			dirs[i] = dir
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i, p := range bare {
+		if dirs[i] == nil {
+			continue
+		}
+		if err := u.AddPack(p, *dirs[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readDirectory reads a pack's directory from its end.
+func (s *Store) readDirectory(ctx context.Context, p index.PackID, sizes map[index.PackID]int64) (*index.Pack, error) {
+	key := PackKey(p)
+	size, ok := sizes[p]
+	if !ok {
+		a, err := s.bucket.Stat(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		size = a.Size
+	}
+	if size < packHeader+footerSize || size > index.MaxPackSize {
+		return nil, fmt.Errorf("%w: %d bytes long", ErrDamaged, size)
+	}
+	foot, err := readRange(ctx, s.bucket, key, size-footerSize, footerSize)
+	if err != nil {
+		return nil, err
+	}
+	length, sum, err := parseFooter(foot)
+	if err != nil {
+		return nil, err
+	}
+	if int64(length) > size-footerSize-packHeader {
+		return nil, fmt.Errorf("%w: directory of %d bytes in a pack of %d", ErrDamaged, length, size)
+	}
+	b, err := readRange(ctx, s.bucket, key, size-footerSize-int64(length), int64(length))
+	if err != nil {
+		return nil, err
+	}
+	if crc(b) != sum {
+		return nil, fmt.Errorf("%w: checksum of the directory differs", ErrDamaged)
+	}
+	dir, rest, err := index.ParsePack(b)
+	if err != nil {
+		return nil, err
+	}
+	if len(rest) != 0 || dir.Seq != p.Seq || int64(dir.Size) != size {
+		return nil, fmt.Errorf("%w: directory is of pack %d with %d bytes", ErrDamaged, dir.Seq, dir.Size)
+	}
+	return &dir, nil
+}
