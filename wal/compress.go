@@ -48,6 +48,8 @@ func newCompressor(cfg Config, size int64) (*compressor, error) {
 	enc, err := zstd.NewWriter(nil,
 		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
 		zstd.WithEncoderConcurrency(workers),
+		zstd.WithWindowSize(pieceSize), // a larger one only costs memory
+		zstd.WithLowerEncoderMem(true),
 		zstd.WithSingleSegment(true))
 	if err != nil {
 		return nil, fmt.Errorf("wal: zstd level %d: %w", level, err)

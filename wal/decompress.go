@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/blake3"
@@ -28,13 +29,6 @@ const (
 	descriptorMask = 0x3F
 )
 
-// A frameReader reads an object's frames one by one, and decompresses them.
-type frameReader struct {
-	r     *bufio.Reader
-	dec   *zstd.Decoder
-	frame []byte // as stored
-}
-
 // An expectation is what the key of an object says of it. Zero fields expect
 // nothing.
 type expectation struct {
@@ -45,11 +39,11 @@ type expectation struct {
 // decode hands the plaintext of the object r to sink, piece by piece, and returns
 // the object's identity once it is proven that the pieces were exactly what that
 // says, and that they are what was expected. Whatever sink got before an error is
-// not to be used.
+// not to be used. At most workers pieces are decompressed at once.
 //
 // Errors about the bytes are formatErrors, those of sink are sinkErrors; others
 // come from r.
-func decode(r io.Reader, want expectation, sink func(piece []byte) error) (Identity, error) {
+func decode(r io.Reader, want expectation, workers int, sink func(piece []byte) error) (Identity, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
 	id, err := readIdentity(br)
 	if err != nil {
@@ -58,34 +52,36 @@ func decode(r io.Reader, want expectation, sink func(piece []byte) error) (Ident
 	if want.system != 0 && want.system != id.System {
 		return Identity{}, formatError{fmt.Errorf("it is of the system %s", id.System)}
 	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxPiece))
+	frames, err := newFrameReader(br, id.Length, workers)
 	if err != nil {
 		return Identity{}, err
 	}
-	defer dec.Close()
-	frames := &frameReader{r: br, dec: dec}
+	defer frames.dec.Close()
 	hash := blake3.New()
-	var piece []byte
-	for left := id.Length; ; left -= int64(len(piece)) {
-		piece, err = frames.next(piece[:0], left)
-		if err == io.EOF && left > 0 {
-			return Identity{}, formatError{fmt.Errorf("it ends %d bytes of plaintext before its length", left)}
-		}
-		if err != nil && err != io.EOF {
+	for left := id.Length; left > 0; {
+		batch, err := frames.next(left)
+		if err != nil {
 			return Identity{}, err
 		}
 		if left == id.Length {
-			if err := want.check(id, piece); err != nil {
+			if err := want.check(id, batch[0].plain); err != nil {
 				return Identity{}, formatError{err}
 			}
 		}
-		if err == io.EOF {
-			break
-		}
-		_, _ = hash.Write(piece) // never fails
-		if err := sink(piece); err != nil {
+		if err := deliver(batch, hash, sink); err != nil {
 			return Identity{}, sinkError{err}
 		}
+		for _, piece := range batch {
+			left -= int64(len(piece.plain))
+		}
+	}
+	if id.Length == 0 {
+		if err := want.check(id, nil); err != nil {
+			return Identity{}, formatError{err}
+		}
+	}
+	if err := frames.end(); err != nil {
+		return Identity{}, err
 	}
 	var f Fingerprint
 	if hash.Sum(f[:0]); f != id.Fingerprint {
@@ -94,76 +90,150 @@ func decode(r io.Reader, want expectation, sink func(piece []byte) error) (Ident
 	return id, nil
 }
 
+// deliver hashes a batch while sink takes it.
+func deliver(batch []piece, hash *blake3.Hasher, sink func([]byte) error) error {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for _, piece := range batch {
+			_, _ = hash.Write(piece.plain) // never fails
+		}
+	})
+	defer wg.Wait()
+	for _, piece := range batch {
+		if err := sink(piece.plain); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // check compares the first piece of plaintext with what is expected.
-func (want expectation) check(id Identity, piece []byte) error {
-	system, err := checkContent(want.name, piece, id.Length)
+func (want expectation) check(id Identity, head []byte) error {
+	system, err := checkContent(want.name, head, id.Length)
 	if err == nil && system != 0 && system != id.System {
 		return fmt.Errorf("it holds a segment of the system %s under the identity of %s", system, id.System)
 	}
 	return err
 }
 
-// next appends the content of the next frame to buf, left bytes at most. At the
-// end of the object it returns no bytes and io.EOF.
-func (f *frameReader) next(buf []byte, left int64) ([]byte, error) {
-	size, err := f.read(left)
-	if err == io.ErrUnexpectedEOF {
-		err = formatError{errors.New("it ends within a zstd frame")}
-	}
+// A frameReader reads an object's frames and decompresses them.
+type frameReader struct {
+	r      *bufio.Reader
+	dec    *zstd.Decoder
+	pieces []piece // as many as there are workers
+}
+
+// A piece is one frame and its content.
+type piece struct {
+	frame []byte // as stored
+	size  int64  // of the content, as the frame says
+	plain []byte // the content
+	err   error  // of decompressing it
+}
+
+// newFrameReader returns one for an object of length bytes of plaintext.
+func newFrameReader(r *bufio.Reader, length int64, workers int) (*frameReader, error) {
+	workers = int(min(int64(workers), max(1, (length+pieceSize-1)/pieceSize)))
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(workers), zstd.WithDecoderMaxMemory(maxPiece))
 	if err != nil {
 		return nil, err
 	}
-	plain, err := f.dec.DecodeAll(f.frame, buf)
-	if err != nil {
-		return nil, formatError{fmt.Errorf("zstd: %w", err)}
-	}
-	if int64(len(plain)) != size {
-		return nil, formatError{fmt.Errorf("a zstd frame of %d bytes says %d", len(plain), size)}
-	}
-	return plain, nil
+	return &frameReader{r: r, dec: dec, pieces: make([]piece, workers)}, nil
 }
 
-// read reads one frame, not decompressed, and returns the size of its content.
-func (f *frameReader) read(left int64) (int64, error) {
-	f.frame = f.frame[:0]
-	if _, err := f.r.Peek(1); err != nil {
-		return 0, err
+// next returns the pieces that follow, at least one and at most left bytes of
+// plaintext. They are overwritten by the next call.
+func (f *frameReader) next(left int64) ([]piece, error) {
+	n := 0
+	for ; n < len(f.pieces) && left > 0; n++ {
+		if _, err := f.r.Peek(1); err == io.EOF {
+			return nil, formatError{fmt.Errorf("it ends %d bytes of plaintext before its length", left)}
+		}
+		err := f.read(&f.pieces[n], left)
+		if err == io.ErrUnexpectedEOF {
+			err = formatError{errors.New("it ends within a zstd frame")}
+		}
+		if err != nil {
+			return nil, err
+		}
+		left -= f.pieces[n].size
 	}
-	size, err := f.readHeader()
+	batch := f.pieces[:n]
+	var wg sync.WaitGroup
+	for i := range batch {
+		wg.Go(func() { batch[i].decompress(f.dec) })
+	}
+	wg.Wait()
+	for _, p := range batch {
+		if p.err != nil {
+			return nil, formatError{p.err}
+		}
+	}
+	return batch, nil
+}
+
+// end returns an error unless all of the object was read.
+func (f *frameReader) end() error {
+	switch _, err := f.r.Peek(1); err {
+	case io.EOF:
+		return nil
+	case nil:
+		return formatError{errors.New("it goes on behind its last frame")}
+	default:
+		return err
+	}
+}
+
+func (p *piece) decompress(dec *zstd.Decoder) {
+	p.plain, p.err = dec.DecodeAll(p.frame, p.plain[:0])
+	switch {
+	case p.err != nil:
+		p.err = fmt.Errorf("zstd: %w", p.err)
+	case int64(len(p.plain)) != p.size:
+		p.err = fmt.Errorf("a zstd frame of %d bytes says %d", len(p.plain), p.size)
+	}
+}
+
+// read reads the next frame into p. There may be left bytes of plaintext in it at
+// most.
+func (f *frameReader) read(p *piece, left int64) error {
+	p.frame = p.frame[:0]
+	size, err := f.readHeader(p)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if size == 0 || size > min(uint64(left), maxPiece) {
-		return 0, formatError{fmt.Errorf("a zstd frame of %d bytes where at most %d belong", size, min(left, maxPiece))}
+		return formatError{fmt.Errorf("a zstd frame of %d bytes where at most %d belong", size, min(left, maxPiece))}
 	}
+	p.size = int64(size)
 	// Blocks that don't compress are stored as they are.
 	limit := int(size) + int(size)/1024 + 64
 	for last := false; !last; {
-		if last, err = f.readBlock(limit); err != nil {
-			return 0, err
+		if last, err = f.readBlock(p, limit); err != nil {
+			return err
 		}
 	}
-	return int64(size), f.take(4) // the frame's checksum
+	return f.take(p, 4) // the frame's checksum
 }
 
 // readHeader reads a frame's header and returns the size of its content.
-func (f *frameReader) readHeader() (uint64, error) {
-	if err := f.take(5); err != nil {
+func (f *frameReader) readHeader(p *piece) (uint64, error) {
+	if err := f.take(p, 5); err != nil {
 		return 0, err
 	}
-	if magic := binary.LittleEndian.Uint32(f.frame); magic != zstdMagic {
+	if magic := binary.LittleEndian.Uint32(p.frame); magic != zstdMagic {
 		return 0, formatError{fmt.Errorf("%08x where a zstd frame should begin", magic)}
 	}
-	d := f.frame[4]
+	d := p.frame[4]
 	if d&descriptorMask != descriptor {
 		return 0, formatError{fmt.Errorf("zstd frame descriptor %#02x is none of ours", d)}
 	}
 	n := 1 << (d >> 6)
-	if err := f.take(n); err != nil {
+	if err := f.take(p, n); err != nil {
 		return 0, err
 	}
 	var b [8]byte
-	copy(b[:], f.frame[5:])
+	copy(b[:], p.frame[5:])
 	size := binary.LittleEndian.Uint64(b[:])
 	if n == 2 {
 		size += 256
@@ -172,12 +242,12 @@ func (f *frameReader) readHeader() (uint64, error) {
 }
 
 // readBlock reads one block of a frame that must not grow beyond limit.
-func (f *frameReader) readBlock(limit int) (last bool, err error) {
+func (f *frameReader) readBlock(p *piece, limit int) (last bool, err error) {
 	const rle, reserved = 1, 3
-	if err := f.take(3); err != nil {
+	if err := f.take(p, 3); err != nil {
 		return false, err
 	}
-	b := f.frame[len(f.frame)-3:]
+	b := p.frame[len(p.frame)-3:]
 	header := int(b[0]) | int(b[1])<<8 | int(b[2])<<16
 	kind, size := header>>1&3, header>>3
 	switch {
@@ -186,17 +256,17 @@ func (f *frameReader) readBlock(limit int) (last bool, err error) {
 	case kind == rle:
 		size = 1
 	}
-	if len(f.frame)+size > limit {
+	if len(p.frame)+size > limit {
 		return false, formatError{errors.New("zstd frame is larger than its content")}
 	}
-	return header&1 != 0, f.take(size)
+	return header&1 != 0, f.take(p, size)
 }
 
 // take reads n more bytes of the frame.
-func (f *frameReader) take(n int) error {
-	at := len(f.frame)
-	f.frame = append(f.frame, make([]byte, n)...)
-	_, err := io.ReadFull(f.r, f.frame[at:])
+func (f *frameReader) take(p *piece, n int) error {
+	at := len(p.frame)
+	p.frame = append(p.frame, make([]byte, n)...)
+	_, err := io.ReadFull(f.r, p.frame[at:])
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
@@ -208,7 +278,7 @@ func (f *frameReader) take(n int) error {
 // the object, what was written is not to be used. What name says, when not empty,
 // must be true of the plaintext.
 func Decode(w io.Writer, r io.Reader, name string) (Identity, error) {
-	id, err := decode(r, expectation{name: name}, func(piece []byte) error {
+	id, err := decode(r, expectation{name: name}, Config{}.workers(), func(piece []byte) error {
 		_, err := w.Write(piece)
 		return err
 	})

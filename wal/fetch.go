@@ -41,7 +41,7 @@ func Fetch(ctx context.Context, cfg Config, name, dest string) (Fetched, error) 
 	fetched := Fetched{Key: Key(system, name)}
 	t := &tempFile{cfg: cfg, name: name, dest: dest}
 	defer t.discard()
-	fetched.Identity, err = readObject(ctx, cfg.Bucket, fetched.Key, expectation{system, name}, t.write)
+	fetched.Identity, err = readObject(ctx, cfg, fetched.Key, expectation{system, name}, t.write)
 	if errors.Is(err, storage.ErrNotExist) {
 		return Fetched{}, absent(cfg.Bucket, system, name)
 	}

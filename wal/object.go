@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"wal-e/internal/postgres"
 )
@@ -53,6 +54,7 @@ func newObject(ctx context.Context, cfg Config, f io.ReaderAt, size int64, syste
 		if err != nil {
 			return nil, err
 		}
+		held = growFor(held, frames, float64(size)/float64(s.length))
 		for _, frame := range frames {
 			held = append(held, frame...)
 		}
@@ -67,6 +69,19 @@ func newObject(ctx context.Context, cfg Config, f io.ReaderAt, size int64, syste
 	}
 	copy(held, header)
 	return &object{id: id, body: bytes.NewReader(held), size: int64(len(held))}, nil
+}
+
+// growFor makes room for frames, and for those that will follow if the file goes
+// on as it began; whole is how many times larger all of it is than what was read.
+func growFor(held []byte, frames [][]byte, whole float64) []byte {
+	size := len(held)
+	for _, frame := range frames {
+		size += len(frame)
+	}
+	if size <= cap(held) {
+		return held
+	}
+	return slices.Grow(held, int(float64(size)*whole)-len(held)+4096)
 }
 
 // newStreamed makes the object of a file that is too large to be held.

@@ -139,7 +139,7 @@ func (cfg Config) addTexts(ctx context.Context, e *ConflictError, key string, f 
 		return
 	}
 	var text bytes.Buffer
-	if _, err := readObject(ctx, cfg.Bucket, key, expectation{}, func(piece []byte) error {
+	if _, err := readObject(ctx, cfg, key, expectation{}, func(piece []byte) error {
 		text.Write(piece)
 		return nil
 	}); err != nil {

@@ -26,7 +26,7 @@ func Verify(ctx context.Context, b storage.Bucket, system postgres.SystemID, nam
 		return Identity{}, err
 	}
 	discard := func([]byte) error { return nil }
-	id, err := readObject(ctx, b, Key(system, name), expectation{system, name}, discard)
+	id, err := readObject(ctx, Config{Bucket: b}, Key(system, name), expectation{system, name}, discard)
 	if errors.Is(err, storage.ErrNotExist) {
 		return Identity{}, absent(b, system, name)
 	}
@@ -34,9 +34,9 @@ func Verify(ctx context.Context, b storage.Bucket, system postgres.SystemID, nam
 }
 
 // readObject hands the plaintext of an object to sink; see decode.
-func readObject(ctx context.Context, b storage.Bucket, key string, want expectation, sink func(piece []byte) error) (Identity, error) {
-	return withBody(ctx, b, key, -1, func(r io.Reader) (Identity, error) {
-		return decode(contextReader{ctx, r}, want, sink)
+func readObject(ctx context.Context, cfg Config, key string, want expectation, sink func(piece []byte) error) (Identity, error) {
+	return withBody(ctx, cfg.Bucket, key, -1, func(r io.Reader) (Identity, error) {
+		return decode(contextReader{ctx, r}, want, cfg.workers(), sink)
 	})
 }
 
