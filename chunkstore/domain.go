@@ -2,12 +2,15 @@ package chunkstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"wal-e/index"
+	"wal-e/internal/envelope"
 	"wal-e/internal/runid"
+	"wal-e/internal/storage"
 )
 
 // A domain is what a push may reference: the packs that the newest valid backup
@@ -28,15 +31,33 @@ func (s *Store) findParent(ctx context.Context, runs []Run, system string) (pare
 	ended := slices.DeleteFunc(slices.Clone(runs), func(r Run) bool { return !r.Ended() })
 	slices.SortFunc(ended, func(a, b Run) int { return CompareRefs(b.Ref, a.Ref) })
 	for _, r := range ended {
-		o, err := ReadOutcome(ctx, s.bucket, r.Ref)
+		o, err := s.readOutcome(ctx, r.Ref)
 		if err != nil {
 			return Run{}, nil, false, err
 		}
-		if o.Result == Commit && o.System == system {
+		if o != nil && o.Result == Commit && o.System == system {
 			return r, o, true, nil
 		}
 	}
 	return Run{}, nil, false, nil
+}
+
+// readOutcome reads an outcome to draw on it. One that is damaged, or that a
+// newer program wrote, is reported and then as good as none: its packs aren't
+// referenced, which costs bytes, and backups go on. So is one that was
+// collected since it was listed.
+func (s *Store) readOutcome(ctx context.Context, ref Ref) (*Outcome, error) {
+	o, err := ReadOutcome(ctx, s.bucket, ref)
+	var version *envelope.VersionError
+	switch {
+	case errors.Is(err, storage.ErrNotExist):
+		return nil, nil
+	case errors.Is(err, ErrDamaged), errors.Is(err, envelope.ErrDamaged), errors.As(err, &version):
+		s.log.WarnContext(ctx, "outcome of a backup can't be used", "detail", err.Error(),
+			"hint", "Run `wal-e verify --all`. What that backup holds is stored again where it is needed.")
+		return nil, nil
+	}
+	return o, err
 }
 
 // CompareRefs orders backups by where they start (log position, whatever the
@@ -106,11 +127,11 @@ func (s *Store) unfinished(ctx context.Context, runs []Run, own runid.ID, parent
 			continue
 		}
 		if r.Outcome != nil {
-			o, err := ReadOutcome(ctx, s.bucket, r.Ref)
+			o, err := s.readOutcome(ctx, r.Ref)
 			if err != nil {
 				return nil, err
 			}
-			if o.Result != Abort {
+			if o == nil || o.Result != Abort {
 				continue
 			}
 		}

@@ -2,6 +2,7 @@ package chunkstore
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 
@@ -59,6 +60,9 @@ const (
 	// or a full block and the chunk that overfilled it.
 	maxRaw = chunk.MaxSize + blockSize
 )
+
+// errNewer is wrapped when bytes are whole, but of a form that came later.
+var errNewer = errors.New("this program doesn't know them: use a newer wal-e")
 
 func crc(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
@@ -174,7 +178,7 @@ func parseRecordHeader(b []byte) (recordInfo, error) {
 		sum:    binary.LittleEndian.Uint32(b[24:]),
 	}
 	if r.flags&^flagZstd != 0 || binary.LittleEndian.Uint32(b[12:]) != 0 {
-		return recordInfo{}, fmt.Errorf("record has flags %#x that this program doesn't know: use a newer wal-e", r.flags)
+		return recordInfo{}, fmt.Errorf("record has flags %#x: %w", r.flags, errNewer)
 	}
 	if r.raw > maxRaw || uint64(r.stored) < 4*uint64(r.chunks) {
 		return recordInfo{}, fmt.Errorf("%w: record of %d chunks, %d bytes in %d", ErrDamaged, r.chunks, r.raw, r.stored)
@@ -225,7 +229,7 @@ func parseFooter(b []byte) (length, sum uint32, err error) {
 		return 0, 0, fmt.Errorf("%w: pack has no footer", ErrDamaged)
 	}
 	if flags := binary.LittleEndian.Uint32(b[8:]); flags != 0 {
-		return 0, 0, fmt.Errorf("pack has flags %#x that this program doesn't know: use a newer wal-e", flags)
+		return 0, 0, fmt.Errorf("pack has flags %#x: %w", flags, errNewer)
 	}
 	return binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:]), nil
 }

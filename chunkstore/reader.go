@@ -263,15 +263,20 @@ func joinable(first, last, next index.Location) bool {
 // readRun reads neighbouring records of one pack, from the cache where it has
 // them all, and visits their chunks.
 func (r *Reader) readRun(ctx context.Context, wants []want, locations []index.Location, visit func(i int, data []byte) error) error {
-	first, last := wants[0].location, wants[len(wants)-1].location
+	first := wants[0].location
+	var length int64
+	for _, w := range wants {
+		if w.location.Stored > maxRecord {
+			return r.packError(ctx, first.Pack, fmt.Errorf("%w: index has a record of %d bytes", ErrDamaged, w.location.Stored))
+		}
+		length = max(length, int64(w.location.Offset)+int64(w.location.Stored)-int64(first.Offset))
+	}
 	var raw []byte
 	for _, w := range wants {
 		b, err := r.blocks.get(ctx, blockKey{w.location.Pack, w.location.Offset}, func() (*decodedBlock, error) {
 			if raw == nil {
 				var err error
-				key := PackKey(first.Pack)
-				length := int64(last.Offset) + int64(last.Stored) - int64(first.Offset)
-				if raw, err = readRange(ctx, r.store.bucket, key, int64(first.Offset), length); err != nil {
+				if raw, err = readRange(ctx, r.store.bucket, PackKey(first.Pack), int64(first.Offset), length); err != nil {
 					return nil, err
 				}
 			}

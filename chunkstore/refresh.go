@@ -2,6 +2,7 @@ package chunkstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -31,7 +32,22 @@ func (s *Store) refresh(ctx context.Context, t *index.Table, want *Footprint, si
 	if err := s.addDirectories(ctx, u, want, sizes); err != nil {
 		return err
 	}
-	return u.Commit()
+	return asTableError(u.Commit())
+}
+
+// A tableError says that the local table is to blame, not the store: a push
+// goes on without it.
+type tableError struct{ err error }
+
+func (e *tableError) Error() string { return e.err.Error() }
+
+func (e *tableError) Unwrap() error { return e.err }
+
+func asTableError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &tableError{err}
 }
 
 // addRun adds the index objects of one run that the table needs.
@@ -49,7 +65,7 @@ func (s *Store) addRun(ctx context.Context, u *index.Update, run runid.ID) error
 		id := index.ObjectID{Run: run, N: n}
 		missing, err := u.Need(id)
 		if err != nil {
-			return err
+			return asTableError(err)
 		}
 		if missing {
 			need = append(need, id)
@@ -74,7 +90,7 @@ func (s *Store) addRun(ctx context.Context, u *index.Update, run runid.ID) error
 				continue
 			}
 			if err := u.Add(id, packs[i]); err != nil {
-				return err
+				return asTableError(err)
 			}
 		}
 	}
@@ -86,6 +102,9 @@ func (s *Store) addRun(ctx context.Context, u *index.Update, run runid.ID) error
 func (s *Store) readIndex(ctx context.Context, id index.ObjectID) ([]index.Pack, error) {
 	key := indexKey(id)
 	data, err := storage.ReadAll(ctx, s.bucket, key, index.MaxObjectSize)
+	if errors.Is(err, storage.ErrNotExist) {
+		return nil, nil // its run was collected since it was listed
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s of %s: %w", key, s.bucket.URL(), err)
 	}
@@ -99,7 +118,7 @@ func (s *Store) readIndex(ctx context.Context, id index.ObjectID) ([]index.Pack,
 }
 
 // addDirectories adds packs of want that no index object covered, from the
-// packs. One that can't be read is left out: whoever needs a chunk of it finds
+// packs. One that is gone or damaged is left out: whoever needs a chunk of it finds
 // it missing.
 func (s *Store) addDirectories(ctx context.Context, u *index.Update, want *Footprint, sizes map[index.PackID]int64) error {
 	var bare []index.PackID
@@ -114,7 +133,7 @@ func (s *Store) addDirectories(ctx context.Context, u *index.Update, want *Footp
 	for i, p := range bare {
 		g.Go(func() error {
 			dir, err := s.readDirectory(gctx, p, sizes)
-			if err != nil && gctx.Err() == nil {
+			if isPackDamage(err) {
 				s.log.WarnContext(ctx, "pack can't be used", "pack", PackKey(p), "error", err)
 				return nil
 			}
@@ -130,10 +149,16 @@ func (s *Store) addDirectories(ctx context.Context, u *index.Update, want *Footp
 			continue
 		}
 		if err := u.AddPack(p, *dirs[i]); err != nil {
-			return err
+			return asTableError(err)
 		}
 	}
 	return nil
+}
+
+// isPackDamage tells a pack that can't be used from a store that can't be read.
+func isPackDamage(err error) bool {
+	return errors.Is(err, storage.ErrNotExist) || errors.Is(err, ErrDamaged) ||
+		errors.Is(err, index.ErrDamaged) || errors.Is(err, errNewer)
 }
 
 // readDirectory reads a pack's directory from its end.

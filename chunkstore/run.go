@@ -144,13 +144,8 @@ func (p *Push) prepare(ctx context.Context) error {
 			"hint", "What this push finds in the cluster is stored again. Run `wal-e verify --all`, and look for a lifecycle rule or a person that removes objects.")
 	}
 	if p.cfg.Table != nil {
-		if err := p.store.refresh(ctx, p.cfg.Table, &d.packs, d.sizes); err != nil {
-			if errors.Is(err, index.ErrDamaged) {
-				p.log.WarnContext(ctx, "local index can't be used; storing everything anew", "error", err)
-				p.cfg.Table = nil
-			} else {
-				return err
-			}
+		if err := p.refreshTable(ctx); err != nil {
+			return err
 		}
 	}
 	marks, err := p.store.readMarks(ctx, d)
@@ -158,6 +153,24 @@ func (p *Push) prepare(ctx context.Context) error {
 		return err
 	}
 	return p.checkHorizon(marks)
+}
+
+// refreshTable brings the table up to date. A damaged one is made anew, which
+// costs reading the index; without any, everything is stored anew.
+func (p *Push) refreshTable(ctx context.Context) error {
+	err := p.store.refresh(ctx, p.cfg.Table, &p.domain.packs, p.domain.sizes)
+	if errors.Is(err, index.ErrDamaged) {
+		p.log.WarnContext(ctx, "local index is damaged; making it anew", "error", err)
+		if err = asTableError(p.cfg.Table.Reset()); err == nil {
+			err = p.store.refresh(ctx, p.cfg.Table, &p.domain.packs, p.domain.sizes)
+		}
+	}
+	if local := (*tableError)(nil); errors.As(err, &local) {
+		p.log.WarnContext(ctx, "local index can't be used; storing everything anew", "error", err)
+		p.cfg.Table = nil
+		return nil
+	}
+	return err
 }
 
 // checkHorizon refuses to begin where WAL may be removed already.
@@ -296,8 +309,12 @@ func (p *Push) Commit(ctx context.Context, manifest any) error {
 	if err := p.decide(ctx, outcome); err != nil {
 		return err
 	}
-	if _, err := p.store.bucket.Stat(ctx, p.ref.intentKey()); err != nil {
+	_, err = p.store.bucket.Stat(ctx, p.ref.intentKey())
+	if errors.Is(err, storage.ErrNotExist) {
 		return fmt.Errorf("backup %s: its intent is gone after the commit (deleted while it was pushed?): %w", p.ref, err)
+	}
+	if err != nil {
+		return fmt.Errorf("backup %s was committed, but whether its intent still stands can't be seen: %w", p.ref, err)
 	}
 	return nil
 }

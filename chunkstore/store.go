@@ -7,6 +7,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"wal-e/index"
 	"wal-e/internal/chunk"
 	"wal-e/internal/storage"
 )
@@ -56,9 +57,6 @@ func (s *Store) Prefix() *Prefix { return s.prefix }
 // own.
 func (s *Store) ExtentSize() int { return s.prefix.Chunking.Extent }
 
-// tableOwner tells a local index table of this prefix from any other.
-func (s *Store) tableOwner() string { return s.prefix.ID }
-
 func newEncoder() (*zstd.Encoder, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest),
 		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(false))
@@ -74,4 +72,9 @@ func newDecoder() (*zstd.Decoder, error) {
 		return nil, fmt.Errorf("zstd: %w", err)
 	}
 	return dec, nil
+}
+
+// OpenTable opens, or makes, a local index table of this prefix.
+func (s *Store) OpenTable(path string) (*index.Table, error) {
+	return index.Open(path, s.prefix.ID)
 }

@@ -3,6 +3,7 @@ package index
 import (
 	"container/heap"
 	"iter"
+	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -29,6 +30,7 @@ type bucketSource struct {
 	name    []byte
 	started bool
 	block   []byte
+	damaged *atomic.Bool // set when a block was passed over
 }
 
 func (s *bucketSource) next() (entry, bool) {
@@ -43,9 +45,12 @@ func (s *bucketSource) next() (entry, bool) {
 		if k == nil {
 			return entry{}, false
 		}
-		if block, err := unseal(s.name, k, v); err == nil {
-			s.block = block
+		block, err := unseal(s.name, k, v)
+		if err != nil {
+			s.damaged.Store(true)
+			continue
 		}
+		s.block = block
 	}
 	e := parseEntry(s.block)
 	s.block = s.block[entrySize:]

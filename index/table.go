@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -56,11 +57,14 @@ var (
 type Table struct {
 	db     *bolt.DB
 	path   string
-	owner  string
+	label  string            // the owner that Open was given
+	owner  string            // as it stands in the file
 	packs  []packInfo        // by number
 	number map[PackID]uint32 // of packs that the table holds
 	wanted func(PackID) bool // nil: all
 	offer  []bool            // wanted, by number
+
+	damaged atomic.Bool // something in the file wasn't what was written
 }
 
 type packInfo struct {
@@ -85,6 +89,7 @@ func Open(path, owner string) (*Table, error) {
 
 func open(path, owner string) (t *Table, err error) {
 	defer guard(&err)
+	defer faults()()
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("index: %w", err)
 	}
@@ -95,7 +100,7 @@ func open(path, owner string) (t *Table, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("index: open %s: %w", path, err)
 	}
-	t = &Table{db: db, path: path, owner: tableVersion + " " + owner}
+	t = &Table{db: db, path: path, label: owner, owner: tableVersion + " " + owner}
 	defer func() {
 		if err != nil {
 			_ = db.Close() // the error that matters is err
@@ -111,6 +116,14 @@ func open(path, owner string) (t *Table, err error) {
 func guard(err *error) {
 	if r := recover(); r != nil {
 		*err = fmt.Errorf("%w: bbolt: %v", ErrDamaged, r)
+	}
+}
+
+// watch remembers that the file is damaged. Methods that touch it defer watch
+// before guard.
+func (t *Table) watch(err *error) {
+	if errors.Is(*err, ErrDamaged) {
+		t.damaged.Store(true)
 	}
 }
 
@@ -168,10 +181,34 @@ func makeBuckets(tx *bolt.Tx, owner string) error {
 	return nil
 }
 
-// Close closes the file.
+// Close closes the file. One that was found damaged is removed, so that the
+// next Open makes it anew.
 func (t *Table) Close() (err error) {
 	defer guard(&err)
-	return t.db.Close()
+	err = t.db.Close()
+	if t.damaged.Load() {
+		if rerr := os.Remove(t.path); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return err
+}
+
+// Reset makes the table empty, in a new file.
+func (t *Table) Reset() (err error) {
+	defer guard(&err)
+	_ = t.db.Close() // what was in it is given up
+	if err := os.Remove(t.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("index: %w", err)
+	}
+	fresh, err := open(t.path, t.label)
+	if err != nil {
+		return err
+	}
+	t.db, t.packs, t.number = fresh.db, fresh.packs, fresh.number
+	t.damaged.Store(false)
+	t.want(nil)
+	return nil
 }
 
 // Path is where the table's file is.
@@ -191,6 +228,7 @@ func (t *Table) PackSize(p PackID) (size int64, ok bool) {
 // treated as empty and reported by the error, with which the rest is still
 // looked up.
 func (t *Table) Lookup(ids []chunk.ID, found func(i int, l Location)) (err error) {
+	defer t.watch(&err)
 	defer guard(&err)
 	defer faults()()
 	return t.db.View(func(tx *bolt.Tx) error {

@@ -50,6 +50,7 @@ func (t *Table) Update(wanted func(PackID) bool) *Update {
 // Need tells whether an index object must be added: the table hasn't seen it,
 // or has since dropped a pack of it that is wanted now.
 func (u *Update) Need(o ObjectID) (need bool, err error) {
+	defer u.t.watch(&err)
 	defer guard(&err)
 	defer faults()()
 	err = u.t.db.View(func(tx *bolt.Tx) error {
@@ -166,6 +167,7 @@ func create(path string) (*bolt.DB, error) {
 // there was anything to add. Afterwards lookups answer with wanted packs only.
 // The new table is a new file that takes the old one's place when it is whole.
 func (u *Update) Commit() (err error) {
+	defer u.t.watch(&err)
 	defer guard(&err)
 	defer faults()()
 	defer u.Abandon()
@@ -250,7 +252,7 @@ func (u *Update) merge(db *bolt.DB, renumber []uint32) error {
 	}
 	defer func() { _ = oldTx.Rollback() }() // ends a read transaction
 	if b := oldTx.Bucket(entryBucket); b != nil {
-		sources = append(sources, &bucketSource{c: b.Cursor(), name: entryBucket})
+		sources = append(sources, &bucketSource{c: b.Cursor(), name: entryBucket, damaged: &u.t.damaged})
 	}
 	if u.spilled != nil {
 		tx, err := u.spilled.Begin(false)
@@ -260,7 +262,7 @@ func (u *Update) merge(db *bolt.DB, renumber []uint32) error {
 		defer func() { _ = tx.Rollback() }() // ends a read transaction
 		for i := range u.segments {
 			name := segmentName(i)
-			sources = append(sources, &bucketSource{c: tx.Bucket(name).Cursor(), name: name})
+			sources = append(sources, &bucketSource{c: tx.Bucket(name).Cursor(), name: name, damaged: &u.t.damaged})
 		}
 	}
 	w := blockWriter{db: db, name: entryBucket}
