@@ -29,10 +29,10 @@ type VerifyConfig struct {
 	// MissingWAL returns those of names that the archive lacks, in order. Nil
 	// leaves WAL alone.
 	MissingWAL func(ctx context.Context, system string, names []string) ([]string, error)
-	// ReadWAL reads a WAL file and makes sure that it is what was archived.
-	// It is called when ReadData and MissingWAL are set too; nil leaves the
-	// files unread.
-	ReadWAL func(ctx context.Context, system, name string) error
+	// ReadWAL reads a WAL file and says what is wrong with it, if anything; err
+	// says that it couldn't be read. It is called when ReadData and MissingWAL
+	// are set too; nil leaves the files unread.
+	ReadWAL func(ctx context.Context, system, name string) (damage, err error)
 
 	Workers int    // requests and cores at once; 0 means 4
 	TempDir string // where the index is kept meanwhile; "" means the system's

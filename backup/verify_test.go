@@ -228,7 +228,7 @@ func TestVerifySound(t *testing.T) {
 			asked = names
 			return nil, nil
 		},
-		ReadWAL: func(context.Context, string, string) error { return nil },
+		ReadWAL: func(context.Context, string, string) (damage, err error) { return nil, nil },
 	})
 	if len(r.Problems) != 0 || len(r.Warnings) != 0 {
 		t.Fatalf("Verify found problems %v, warnings %v", r.Problems, r.Warnings)
@@ -394,15 +394,24 @@ func TestVerifyWAL(t *testing.T) {
 			}
 			return names[1:2], nil
 		},
-		ReadWAL: func(_ context.Context, _, name string) error {
+		ReadWAL: func(_ context.Context, _, name string) (damage, err error) {
 			if strings.HasSuffix(name, "6") {
-				return errors.New("other bytes")
+				return errors.New("other bytes"), nil
 			}
-			return nil
+			return nil, nil
 		},
 	})
 	if len(r.Problems) != 2 || !slices.Contains(r.Problems[0].Backups, ref.String()) {
 		t.Fatalf("problems = %+v, want a missing and an altered segment", r.Problems)
+	}
+	unreachable := errors.New("unreachable")
+	_, err := Verify(t.Context(), VerifyConfig{
+		Bucket: c.bucket, ReadData: true, TempDir: t.TempDir(),
+		MissingWAL: func(context.Context, string, []string) ([]string, error) { return nil, nil },
+		ReadWAL:    func(context.Context, string, string) (damage, err error) { return nil, unreachable },
+	})
+	if !errors.Is(err, unreachable) || errors.Is(err, ErrProblems) {
+		t.Errorf("Verify of WAL that can't be read = %v, want %v", err, unreachable)
 	}
 	if !strings.Contains(r.Problems[0].Object, "000000010000000000000005") || !strings.Contains(r.Problems[1].Text, "other bytes") {
 		t.Errorf("problems = %+v", r.Problems)

@@ -260,13 +260,13 @@ func (v *verifier) readWAL(ctx context.Context, system string, names, missing []
 		}
 		v.report.ReadWAL++
 		g.Go(func() error {
-			err := v.cfg.ReadWAL(ctx, system, name)
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
+			damage, err := v.cfg.ReadWAL(ctx, system, name)
 			if err != nil {
+				return fmt.Errorf("read WAL segment %s of system %s: %w", name, system, err)
+			}
+			if damage != nil {
 				for _, ref := range users[walName{system, name}] {
-					v.problems.add("WAL segment "+name+" of system "+system, err, ref, "")
+					v.problems.add("WAL segment "+name+" of system "+system, damage, ref, "")
 				}
 			}
 			return nil
