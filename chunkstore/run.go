@@ -239,6 +239,13 @@ func (p *Push) Unusable(ctx context.Context) ([]index.PackID, error) {
 		if pack.Run == p.ref.Run && !known {
 			continue
 		}
+		if !stored { // some stores list late what they give to readers at once
+			a, err := p.store.bucket.Stat(ctx, PackKey(pack))
+			if err != nil && !errors.Is(err, storage.ErrNotExist) {
+				return nil, err
+			}
+			size, stored = a.Size, err == nil
+		}
 		if !stored || !known || size != want || condemned(marks, pack) {
 			bad = append(bad, pack)
 		}

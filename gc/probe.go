@@ -1,0 +1,89 @@
+package gc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"wal-e/internal/runid"
+	"wal-e/internal/storage"
+)
+
+// probeDir holds objects that are made to see how a store behaves.
+const probeDir = "probe_006/"
+
+// probeAge is how old a probe must be to be taken for left over.
+const probeAge = time.Hour
+
+// ErrWeakStore is wrapped when a store doesn't keep what a collection rests on.
+var ErrWeakStore = errors.New("store doesn't keep its promises")
+
+// probe makes sure that the store has one winner per name, that what was
+// written can be read, and that it is in a listing that begins afterwards. It
+// returns the store's clock.
+func (c *collector) probe(ctx context.Context) (time.Time, error) {
+	id, err := runid.New(c.cfg.Now(), c.cfg.Rand)
+	if err != nil {
+		return time.Time{}, err
+	}
+	key := probeDir + id.String()
+	clock, err := c.probeObject(ctx, key)
+	if err != nil {
+		return clock, err
+	}
+	left, listed, err := c.listProbes(ctx, key, clock)
+	if err != nil {
+		return clock, err
+	}
+	if err := c.delete(ctx, append(left, key)); err != nil {
+		return clock, err
+	}
+	if !listed && c.cfg.Settle <= 0 && !c.cfg.Exclusive {
+		return clock, fmt.Errorf("%w: %s was created in %s and isn't listed; collect with --settle and the time that its listings "+
+			"lag at most, or with --exclusive while nothing else uses the archive", ErrWeakStore, key, c.b.URL())
+	}
+	return clock, nil
+}
+
+// probeObject creates a probe, tries to create it again, and reads it.
+func (c *collector) probeObject(ctx context.Context, key string) (time.Time, error) {
+	first, second := []byte("first\n"), []byte("second\n")
+	// A retry after a lost answer may find our own object.
+	if err := storage.CreateBytes(ctx, c.b, key, first, nil); err != nil && !errors.Is(err, storage.ErrExist) {
+		return time.Time{}, fmt.Errorf("create %s in %s: %w", key, c.b.URL(), err)
+	}
+	err := storage.CreateBytes(ctx, c.b, key, second, nil)
+	if err != nil && !errors.Is(err, storage.ErrExist) {
+		return time.Time{}, fmt.Errorf("create %s in %s: %w", key, c.b.URL(), err)
+	}
+	if err == nil && !c.cfg.Exclusive {
+		return time.Time{}, fmt.Errorf("%w: %s created %s twice; collect with --exclusive while nothing else uses the archive",
+			ErrWeakStore, c.b.URL(), key)
+	}
+	data, err := storage.ReadAll(ctx, c.b, key, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read %s of %s, which was just created: %w", key, c.b.URL(), err)
+	}
+	if string(data) != string(first) && !c.cfg.Exclusive {
+		return time.Time{}, fmt.Errorf("%w: %s of %s holds %q, created was %q", ErrWeakStore, key, c.b.URL(), data, first)
+	}
+	a, err := c.b.Stat(ctx, key)
+	return a.ModTime, err
+}
+
+// listProbes tells whether a probe is listed, and which others were left over.
+func (c *collector) listProbes(ctx context.Context, key string, clock time.Time) (left []string, listed bool, err error) {
+	for o, err := range c.b.List(ctx, probeDir, "") {
+		if err != nil {
+			return nil, false, fmt.Errorf("list %s of %s: %w", probeDir, c.b.URL(), err)
+		}
+		if o.Key == key {
+			listed = true
+		} else if _, err := runid.Parse(strings.TrimPrefix(o.Key, probeDir)); err == nil && clock.Sub(o.ModTime) > probeAge {
+			left = append(left, o.Key)
+		}
+	}
+	return left, listed, nil
+}

@@ -1,0 +1,442 @@
+package gc_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"wal-e/chunkstore"
+	"wal-e/gc"
+	"wal-e/index"
+	"wal-e/internal/envelope"
+	"wal-e/internal/postgres"
+	"wal-e/internal/simstore"
+	"wal-e/internal/storage"
+)
+
+// What a seed must have seen at least, so that an idle simulator isn't taken
+// for a proof.
+const (
+	minSteps  = 400
+	minFaults = 10
+	maxSteps  = 6000
+)
+
+// A scenario says what may happen in a seed, and which steps of the protocol
+// are left out.
+type scenario struct {
+	skip   gc.Skipped // by collections
+	client mutation   // by pushes
+	// lenient pushes don't do W4a, so that what else protects is seen to.
+	lenient bool
+	weak    bool // listings lag
+}
+
+// A sim is one seed under way: a world, what ought to be true of it, and the
+// processes in it.
+type sim struct {
+	seed   uint64
+	sc     scenario
+	rng    *rand.Rand
+	w      *simstore.World
+	store  *chunkstore.Store // its keys and tables are dear to make
+	dir    string
+	hosts  []*host
+	failed string
+
+	begun      map[string]time.Time // when the store got an object
+	committing int                  // pushes that no lifecycle rule may disturb any more
+	lsn        uint64               // segment at which the cluster is
+	versions   [extents]int         // the cluster's content now
+	spawned    int
+	kinds      map[string]int
+	lifecycle  bool
+}
+
+// A host pushes one backup after the other, with its index table.
+type host struct {
+	name  string
+	table *index.Table
+	push  *simstore.Client // the last one
+}
+
+const (
+	extents     = 6
+	extentBytes = 8192
+	system      = "7000000000000000001"
+	segmentSize = postgres.DefaultSegmentSize
+	day         = 24 * time.Hour
+)
+
+// A manifest is what pushes of the simulation write: what gc reads of real
+// ones, and the content.
+type manifest struct {
+	Name     string              `json:"name"`
+	Timeline postgres.Timeline   `json:"timeline"`
+	Start    string              `json:"start_lsn"`
+	Stop     string              `json:"stop_lsn"`
+	Size     int64               `json:"wal_segment_size"`
+	Versions [extents]int        `json:"versions"`
+	Lists    [][]chunkstore.List `json:"lists"`
+}
+
+// page is the content of an extent in a version.
+func page(i, version int) []byte {
+	line := fmt.Appendf(nil, "extent %d version %d\n", i, version)
+	return bytes.Repeat(line, extentBytes/len(line)+1)[:extentBytes]
+}
+
+// runSeed runs one seed to its end. It returns what went wrong, and the trace.
+func runSeed(t *testing.T, seed uint64, sc scenario, dir string) (*sim, string) {
+	t.Helper()
+	s := &sim{seed: seed, sc: sc, dir: filepath.Join(dir, fmt.Sprint(seed)), begun: make(map[string]time.Time), kinds: make(map[string]int), lsn: 10}
+	synctest.Test(t, func(t *testing.T) {
+		if err := s.run(); err != nil && s.failed == "" {
+			s.failed = err.Error()
+		}
+	})
+	if err := os.RemoveAll(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	return s, s.failed
+}
+
+func (s *sim) fail(format string, args ...any) {
+	if s.failed == "" {
+		s.failed = fmt.Sprintf("step %d: ", s.w.Steps) + fmt.Sprintf(format, args...)
+		s.w.Trace = append(s.w.Trace, "VIOLATION "+s.failed)
+	}
+}
+
+func (s *sim) run() error {
+	r := rand.New(rand.NewPCG(s.seed, 2))
+	s.rng = r
+	cfg := simstore.Config{
+		Seed: s.seed, PageSize: []int{2, 5, 1000}[r.IntN(3)], Tries: 1 + r.IntN(4),
+		Tick: 16 * time.Millisecond,
+		Lose: 0.02, Fail: 0.02, Late: 0.02, Kill: 0.002, Freeze: 0.01,
+		Stick: []float64{0, 0.5, 0.8, 0.95}[r.IntN(4)],
+		Watch: s.watch,
+		// A request to create an intent doesn't outlive the whole life of its run.
+		MayReturn: func(key string) bool { return !strings.HasSuffix(key, ".intent") },
+	}
+	if s.sc.weak {
+		cfg.Lag = lag
+	}
+	s.lifecycle = !s.sc.lenient && r.IntN(4) == 0
+	s.w = simstore.New(cfg)
+	defer s.closeHosts()
+	defer s.w.End()
+	if err := s.setUp(); err != nil {
+		return err
+	}
+	for s.failed == "" && s.w.Steps < maxSteps && (s.w.Steps < minSteps || s.w.Faults < minFaults) {
+		s.disturb()
+		if !s.w.Step() {
+			time.Sleep(time.Second)
+		}
+	}
+	if s.failed == "" {
+		if err := s.settle(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setUp makes the prefix, the hosts and a first backup.
+func (s *sim) setUp() error {
+	prefix := chunkstore.Prefix{
+		ID: strings.Repeat("a", 32), DedupKey: strings.Repeat("5", 64), Systems: []string{system},
+	}
+	prefix.Chunking.Min, prefix.Chunking.Bits, prefix.Chunking.Max, prefix.Chunking.Extent = extentBytes, 10, extentBytes, extentBytes
+	data, err := envelope.Encode("config", 1, prefix)
+	if err != nil {
+		return err
+	}
+	ctx := contextForOracle()
+	if err := storage.CreateBytes(ctx, s.w.Direct(), "chunks_006/config/00000000", data, nil); err != nil {
+		return err
+	}
+	if s.store, err = chunkstore.Open(ctx, s.w.Direct(), nil); err != nil {
+		return err
+	}
+	for i := range 3 {
+		h := &host{name: fmt.Sprintf("host%d", i)}
+		if h.table, err = index.Open(filepath.Join(s.dir, h.name), prefix.ID); err != nil {
+			return err
+		}
+		s.hosts = append(s.hosts, h)
+	}
+	s.w.Calm()
+	defer s.w.Storm()
+	for range 1 + s.rng.IntN(2) {
+		s.change()
+		s.begin("push")
+		if err := s.w.Finish(2000); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sim) closeHosts() {
+	for _, h := range s.hosts {
+		_ = h.table.Close() // of a folder that is removed
+	}
+}
+
+// change lets the cluster go on: some extents get another version, of few, so
+// that old content comes back.
+func (s *sim) change() {
+	s.lsn += uint64(s.rng.IntN(3))
+	for i := range s.versions {
+		if s.rng.IntN(3) == 0 {
+			s.versions[i] = s.rng.IntN(3)
+		}
+	}
+}
+
+// disturb does what isn't a request: begins processes, wakes frozen ones, lets
+// time pass.
+func (s *sim) disturb() {
+	r := s.w.Rand()
+	if s.w.Alive() < 6 && r.IntN(12) == 0 {
+		s.change()
+		kinds := []string{"push", "push", "push", "delete", "delete", "delete", "collect", "collect", "read", "undelete", "dry"}
+		s.begin(kinds[r.IntN(len(kinds))])
+	}
+	for _, h := range s.hosts {
+		if h.push != nil && h.push.Frozen() && r.IntN(60) == 0 {
+			s.w.Thaw(h.push)
+		}
+	}
+	for _, c := range s.w.Clients() {
+		if c.Frozen() && r.IntN(80) == 0 {
+			s.w.Thaw(c)
+		}
+	}
+	if r.IntN(200) == 0 {
+		time.Sleep(time.Duration(r.IntN(50)) * time.Hour)
+	}
+	if s.lifecycle && r.IntN(100) == 0 {
+		s.expire()
+	}
+}
+
+// expire removes a pack that no backup needs, as a lifecycle rule may, while no
+// push has looked at its packs for the last time.
+func (s *sim) expire() {
+	synctest.Wait()
+	if s.committing > 0 {
+		return
+	}
+	var packs []string
+	need := s.neededPacks()
+	for _, key := range s.w.Keys() {
+		if strings.HasPrefix(key, "chunks_006/packs/") && !need[key] {
+			packs = append(packs, key)
+		}
+	}
+	if len(packs) > 0 {
+		s.w.Remove(packs[s.w.Rand().IntN(len(packs))])
+	}
+}
+
+// watch is the oracle: it looks at each change to the store.
+func (s *sim) watch(c simstore.Change) {
+	key := c.Key
+	switch {
+	case strings.HasPrefix(c.Client, "dry"):
+		s.fail("dry run changed %s", key)
+	case c.Data == nil && strings.HasPrefix(key, "chunks_006/packs/"):
+		if ref, needed := s.whoNeeds(key); needed {
+			s.fail("pack %s was removed, which backup %s needs", key, ref)
+		}
+	case c.Data == nil && strings.HasPrefix(key, "wal_006/"):
+		s.checkWAL(key)
+	case strings.HasPrefix(key, "basebackups_006/") && c.Data != nil, strings.HasPrefix(key, "deleted_006/") && c.Data == nil:
+		s.checkNew(key)
+	case strings.HasPrefix(key, "basebackups_006/"):
+		s.checkRemoved(key)
+	case strings.HasPrefix(key, "chunks_006/condemned/") && !strings.HasSuffix(key, ".grace"):
+		s.checkMark(key, c.Data)
+	}
+}
+
+// backups returns the valid backups as the store has them.
+func (s *sim) backups() map[chunkstore.Ref]*chunkstore.Outcome {
+	ctx := contextForOracle()
+	runs, err := chunkstore.Runs(ctx, s.w.Direct())
+	if err != nil {
+		s.fail("oracle: %v", err)
+	}
+	valid := make(map[chunkstore.Ref]*chunkstore.Outcome)
+	for _, r := range runs {
+		if !r.Ended() {
+			continue
+		}
+		o, err := chunkstore.ReadOutcome(ctx, s.w.Direct(), r.Ref)
+		if err != nil {
+			s.fail("oracle: %v", err)
+		} else if o.Result == chunkstore.Commit {
+			valid[r.Ref] = o
+		}
+	}
+	return valid
+}
+
+func (s *sim) neededPacks() map[string]bool {
+	need := make(map[string]bool)
+	for _, o := range s.backups() {
+		for p := range o.Footprint.All() {
+			need[chunkstore.PackKey(p)] = true
+		}
+	}
+	return need
+}
+
+func (s *sim) whoNeeds(pack string) (chunkstore.Ref, bool) {
+	for ref, o := range s.backups() {
+		for p := range o.Footprint.All() {
+			if chunkstore.PackKey(p) == pack {
+				return ref, true
+			}
+		}
+	}
+	return chunkstore.Ref{}, false
+}
+
+// checkWAL is called when a WAL file was removed.
+func (s *sim) checkWAL(key string) {
+	for ref, o := range s.backups() {
+		for _, k := range walKeys(o) {
+			if k == key {
+				s.fail("WAL file %s was removed, which backup %s needs", key, ref)
+			}
+		}
+	}
+}
+
+func walKeys(o *chunkstore.Outcome) []string {
+	var m manifest
+	if err := json.Unmarshal(o.Manifest, &m); err != nil {
+		return []string{err.Error()}
+	}
+	start, _ := postgres.ParseLSN(m.Start)
+	stop, _ := postgres.ParseLSN(m.Stop)
+	var keys []string
+	for seg := range postgres.Segments(m.Timeline, start, stop, segmentSize) {
+		keys = append(keys, "wal_006/"+system+"/"+seg.Name(segmentSize))
+	}
+	return keys
+}
+
+// checkNew is called when a run may have become valid: then it restores.
+func (s *sim) checkNew(key string) {
+	for ref, o := range s.backups() {
+		if strings.Contains(key, ref.Run.String()) {
+			if err := s.restore(ref, o); err != nil {
+				s.fail("backup %s became valid and doesn't restore: %v", ref, err)
+			}
+		}
+	}
+}
+
+// restore reads a backup from the store as it is and compares it.
+func (s *sim) restore(ref chunkstore.Ref, o *chunkstore.Outcome) error {
+	ctx := contextForOracle()
+	for _, key := range walKeys(o) {
+		if _, err := s.w.Direct().Stat(ctx, key); err != nil {
+			return fmt.Errorf("WAL %s: %w", key, err)
+		}
+	}
+	table, err := index.Open(filepath.Join(s.dir, "oracle", ref.Run.String()), strings.Repeat("a", 32))
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	return readBackup(ctx, s.store, o, table)
+}
+
+// checkRemoved is called when an intent or outcome was removed: it wasn't a
+// backup's.
+func (s *sim) checkRemoved(key string) {
+	stem := strings.TrimSuffix(strings.TrimSuffix(key, ".intent"), ".outcome")
+	other := stem + ".outcome"
+	if strings.HasSuffix(key, ".outcome") {
+		other = stem + ".intent"
+	}
+	ctx := contextForOracle()
+	_, oerr := s.w.Direct().Stat(ctx, other)
+	_, terr := s.w.Direct().Stat(ctx, strings.Replace(stem, "basebackups_006", "deleted_006", 1))
+	if oerr != nil || !errors.Is(terr, storage.ErrNotExist) {
+		return
+	}
+	if strings.HasSuffix(key, ".outcome") {
+		s.fail("outcome %s was removed, whose intent stands", key)
+		return
+	}
+	data, err := storage.ReadAll(ctx, s.w.Direct(), other, 1<<20)
+	if err == nil && strings.Contains(string(data), `"result": "commit"`) {
+		s.fail("intent %s of a backup was removed", key)
+	}
+}
+
+// checkMark is called when a mark came or went.
+func (s *sim) checkMark(key string, data []byte) {
+	ctx := contextForOracle()
+	marks, err := chunkstore.ReadMarks(ctx, s.w.Direct())
+	if err != nil {
+		s.fail("oracle: %v", err)
+		return
+	}
+	if data == nil {
+		return
+	}
+	runs, err := chunkstore.Runs(ctx, s.w.Direct())
+	if err != nil {
+		s.fail("oracle: %v", err)
+		return
+	}
+	valid := s.backups()
+	for _, m := range marks.Marks {
+		if !strings.HasSuffix(key, m.ID.String()) {
+			continue
+		}
+		for p := range m.Packs.All() {
+			i := slices.IndexFunc(runs, func(r chunkstore.Run) bool { return r.Ref.Run == p.Run })
+			if i < 0 {
+				continue
+			}
+			if runs[i].Open() && runs[i].Deleted == nil {
+				s.fail("pack %s of an open push was condemned", p)
+			}
+			if o := valid[runs[i].Ref]; o != nil && o.Footprint.Has(p) {
+				s.fail("pack %s was condemned, which backup %s stored and needs", p, runs[i].Ref)
+			}
+		}
+	}
+}
+
+func segmentOf(o *chunkstore.Outcome) uint64 {
+	lsn, _ := postgres.ParseLSN(o.Start)
+	return uint64(lsn) / uint64(segmentSize)
+}
+
+func segmentNumber(name string) uint64 {
+	s, err := postgres.ParseSegment(name[:24], segmentSize)
+	if err != nil {
+		return ^uint64(0)
+	}
+	return s.No
+}

@@ -1,0 +1,180 @@
+package gc_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"context"
+	"wal-e/chunkstore"
+	"wal-e/gc"
+	"wal-e/internal/simstore"
+)
+
+// settle ends all faults, lets everybody finish, and sees that collections take
+// garbage to zero and then change nothing.
+func (s *sim) settle() error {
+	s.w.Calm()
+	if err := s.w.Finish(20000); err != nil {
+		return err
+	}
+	time.Sleep(30 * day)
+	s.lsn += 10
+	for _, h := range s.hosts {
+		h.push = nil
+	}
+	before := len(s.backups())
+	for range 3 {
+		s.begin("push")
+		if err := s.w.Finish(20000); err != nil {
+			return err
+		}
+	}
+	if s.failed == "" && len(s.backups()) == before {
+		return errors.New("no push succeeds any more")
+	}
+	for range 2 {
+		if err := s.collectCalmly(); err != nil {
+			return err
+		}
+	}
+	if err := s.checkEmpty(); err != nil {
+		return err
+	}
+	return s.checkQuiet()
+}
+
+// collectCalmly runs one collection without faults. It must succeed.
+func (s *sim) collectCalmly() error {
+	var err error
+	s.w.Go("last", func(ctx context.Context, c *simstore.Client) {
+		cfg := gc.Config{Bucket: c, Host: "last", Now: func() time.Time { return time.Now().Add(15 * time.Millisecond) }}
+		if s.sc.weak {
+			cfg.Settle = lag
+		}
+		cfg.Skip(s.sc.skip)
+		var r *gc.Report
+		if r, err = gc.Collect(ctx, cfg); err == nil && len(r.Waiting) > 0 {
+			err = fmt.Errorf("a collection waits for %v, though no push runs", r.Waiting)
+		}
+	})
+	return errors.Join(s.w.Finish(20000), err)
+}
+
+// checkEmpty makes sure that there is no garbage.
+func (s *sim) checkEmpty() error {
+	need, valid := s.neededPacks(), s.backups()
+	low := ^uint64(0)
+	for _, o := range valid {
+		low = min(low, segmentOf(o))
+	}
+	runs, err := chunkstore.Runs(contextForOracle(), s.w.Direct())
+	if err != nil {
+		return err
+	}
+	there := make(map[string]bool)
+	for _, r := range runs {
+		there[r.Ref.Run.String()] = true
+	}
+	holds := make(map[string]bool)
+	for key := range need {
+		holds[strings.Split(key, "/")[2]] = true
+	}
+	marks := 0
+	for _, key := range s.w.Keys() {
+		part := strings.Split(key, "/")
+		switch {
+		case part[0] == "probe_006":
+			return fmt.Errorf("%s was left", key)
+		case strings.HasPrefix(key, "chunks_006/packs/") && !need[key]:
+			return fmt.Errorf("%s is garbage that no collection removes", key)
+		case strings.HasPrefix(key, "chunks_006/index/") && !there[part[2]] && !holds[part[2]]:
+			return fmt.Errorf("%s is of no run", key)
+		case strings.HasPrefix(key, "chunks_006/condemned/"):
+			marks++
+		case strings.HasPrefix(key, "wal_006/"):
+			if n := segmentNumber(part[2]); n < low {
+				return fmt.Errorf("%s lies below segment %d, which is the first that a backup needs", key, low)
+			}
+		}
+	}
+	for _, r := range runs {
+		if valid[r.Ref] == nil && !holds[r.Ref.Run.String()] {
+			return fmt.Errorf("run %s (open %t, deleted %t) was left without packs that anything needs", r.Ref, r.Open(), r.Deleted != nil)
+		}
+	}
+	return nil
+}
+
+// checkQuiet makes sure that one more collection changes nothing but its probe.
+func (s *sim) checkQuiet() error {
+	before := slices.Clone(s.w.Keys())
+	if err := s.collectCalmly(); err != nil {
+		return err
+	}
+	if !slices.Equal(before, s.w.Keys()) {
+		return fmt.Errorf("a collection of nothing changed the store from\n%s\nto\n%s", strings.Join(before, "\n"), strings.Join(s.w.Keys(), "\n"))
+	}
+	return nil
+}
+
+func TestSimulator(t *testing.T) {
+	t.Parallel()
+	seeds := uint64(10_000)
+	if testing.Short() {
+		seeds = 300
+	}
+	if v := os.Getenv("WALE_SIM_SEEDS"); v != "" {
+		seeds, _ = strconv.ParseUint(v, 10, 64)
+	}
+	if v := os.Getenv("WALE_SIM_SEED"); v != "" {
+		seed, err := strconv.ParseUint(v, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, failed := runSeed(t, seed, scenario{weak: seed%8 == 7}, simDir(t))
+		t.Logf("%s\nsteps %d, faults %d, processes %v\n%s", strings.Join(s.w.Trace, "\n"), s.w.Steps, s.w.Faults, s.kinds, failed)
+		if failed != "" {
+			t.Fail()
+		}
+		return
+	}
+	workers := uint64(runtime.GOMAXPROCS(0))
+	for worker := range workers {
+		t.Run(fmt.Sprint("worker", worker), func(t *testing.T) {
+			t.Parallel()
+			dir := simDir(t)
+			steps, faults := 0, 0
+			for seed := worker; seed < seeds; seed += workers {
+				s, failed := runSeed(t, seed, scenario{weak: seed%8 == 7}, dir)
+				if failed != "" {
+					t.Errorf("seed %d: %s\nWALE_SIM_SEED=%d go test -run 'TestSimulator$' -v ./gc", seed, failed, seed)
+					return
+				}
+				if s.w.Steps < minSteps || s.w.Faults < minFaults {
+					t.Errorf("seed %d: %d steps with %d faults, want %d with %d", seed, s.w.Steps, s.w.Faults, minSteps, minFaults)
+				}
+				steps += s.w.Steps
+				faults += s.w.Faults
+			}
+			t.Logf("%d steps, %d faults", steps, faults)
+		})
+	}
+}
+
+// simDir is a folder in memory if there is one: index tables are files.
+func simDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "wale-sim-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
