@@ -41,7 +41,7 @@ type Manifest struct {
 	SegmentSize int64             `json:"wal_segment_size"`
 	BlockSize   int               `json:"block_size"`
 	Started     time.Time         `json:"started"`
-	Stopped     time.Time         `json:"stopped"` // the end of the backup by the server's clock
+	Stopped     time.Time         `json:"stopped"` // the end of the backup by the clock of Host, which is the server's
 
 	// Label and TablespaceMap are what the server gave when the backup was
 	// stopped, byte for byte; neither exists offline.

@@ -24,7 +24,7 @@ type Intent struct {
 	System  string    `json:"system_identifier"`
 	Start   string    `json:"start_lsn"`
 	Program string    `json:"program"` // version of wal-e
-	Parents []Ref     `json:"parents"` // backups whose packs it may reference
+	Parents []Ref     `json:"parents"` // backups whose packs it may reference, as far as W1 knows
 }
 
 // MarshalText writes NAME/RUN.

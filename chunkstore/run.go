@@ -23,7 +23,7 @@ import (
 // required; the zero value of the rest works.
 type PushConfig struct {
 	Name   string // base_<SEGMENT>_<OFFSET>
-	Intent Intent // Begun, Parents are filled in
+	Intent Intent // Begun is filled in
 
 	// Table is the local index to look chunks up in; nil stores everything
 	// anew. Its contents are brought up to date by Begin.

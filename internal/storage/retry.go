@@ -67,7 +67,8 @@ func lasting(ctx context.Context, err error) bool {
 	// A deadline that is not the caller's is a time limit of one request.
 	for _, target := range []error{
 		ErrNotExist, ErrExist, ErrPermission, ErrNoMeta, ErrInvalid, ErrSize,
-		errors.ErrUnsupported, syscall.ENOSPC, syscall.EDQUOT, context.Canceled,
+		errors.ErrUnsupported, syscall.ENOSPC, syscall.EDQUOT, syscall.ENOENT, syscall.ENOTDIR, syscall.EISDIR,
+		syscall.EROFS, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.EFBIG, syscall.EINVAL, context.Canceled,
 	} {
 		if errors.Is(err, target) {
 			return true

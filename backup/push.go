@@ -1,0 +1,378 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"wal-e/chunkstore"
+	"wal-e/index"
+	"wal-e/internal/postgres"
+	"wal-e/internal/storage"
+)
+
+// PushConfig says what to back up and how. Bucket, Dir and MissingWAL are
+// required; the zero value of the rest works.
+type PushConfig struct {
+	Bucket storage.Bucket
+	Dir    string // the data directory; made absolute
+	// StateDir gives the folder for local state of a cluster and its data
+	// directory. Nil, or an error, which is logged, means to go without.
+	StateDir func(system, dir string) (string, error)
+	// AllowNewCluster accepts a system identifier that is new to the prefix.
+	AllowNewCluster bool
+
+	Offline          bool // of a stopped cluster
+	FastCheckpoint   bool // don't spread the checkpoint that begins the backup
+	IncludeLogs      bool
+	SkipLinks        []string // symbolic links to directories that are left out
+	FailOnCorruption bool     // pages with wrong checksums fail the push
+
+	Workers  int   // cores that read, hash and compress; 0 means 4
+	ReadRate int64 // bytes read per second in all; 0 means no limit
+
+	// MissingWAL returns those of names that the archive lacks, in order.
+	MissingWAL func(ctx context.Context, system string, names []string) ([]string, error)
+	// WALTimeout is how long the segments of the backup may take to be
+	// archived after it was stopped; 0 means an hour.
+	WALTimeout time.Duration
+
+	Program string // version of wal-e, for people
+	Host    string
+	Log     *slog.Logger // nil discards
+	Now     func() time.Time
+}
+
+func (c *PushConfig) setDefaults() {
+	if c.Workers <= 0 {
+		c.Workers = 4
+	}
+	if c.WALTimeout == 0 {
+		c.WALTimeout = time.Hour
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+}
+
+// A PushResult is a backup that exists.
+type PushResult struct {
+	Ref      chunkstore.Ref
+	Manifest *Manifest
+	Parents  []chunkstore.Ref // backups whose packs it may share
+	Stats    chunkstore.Stats
+}
+
+// Push takes a base backup. When it returns nil the backup is durable, complete
+// and has all the WAL that it needs, except that an offline backup carries its
+// own.
+func Push(ctx context.Context, cfg PushConfig) (*PushResult, error) {
+	cfg.setDefaults()
+	p, err := newPusher(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	if cfg.Offline {
+		return p.offline(ctx)
+	}
+	return p.live(ctx)
+}
+
+// A pusher is one push under way.
+type pusher struct {
+	cfg     PushConfig
+	log     *slog.Logger
+	dir     string
+	version postgres.Version
+	control *postgres.ControlFile
+	system  string
+
+	state    *state       // nil: none
+	table    *index.Table // nil: none
+	scratch  string       // folder of a table that isn't kept
+	store    *chunkstore.Store
+	push     *chunkstore.Push
+	pages    *pageVerifier
+	started  time.Time
+	manifest *Manifest
+}
+
+// newPusher looks at the data directory.
+func newPusher(ctx context.Context, cfg PushConfig) (*pusher, error) {
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if !info.IsDir() {
+		return nil, fmt.Errorf("data directory %s is not a directory", dir)
+	}
+	version, err := postgres.ReadVersion(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is not a data directory of PostgreSQL: it has no PG_VERSION", dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	control, _, err := postgres.ReadControlFile(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	return &pusher{
+		cfg: cfg, log: cfg.Log, dir: dir, version: version, control: control,
+		system: control.SystemID.String(), started: cfg.Now(),
+	}, nil
+}
+
+// open takes the local state and opens the store.
+func (p *pusher) open(ctx context.Context) error {
+	if err := p.openState(ctx); err != nil {
+		return err
+	}
+	prefix, err := chunkstore.Admit(ctx, p.cfg.Bucket, uint64(p.control.SystemID), p.cfg.AllowNewCluster)
+	if err != nil {
+		return err
+	}
+	if p.store, err = chunkstore.New(p.cfg.Bucket, prefix, p.log); err != nil {
+		return err
+	}
+	p.openTable(ctx)
+	return p.fencePredecessors(ctx)
+}
+
+// openState takes the lock of the local state. A folder that can't be had costs
+// deduplication with what other runs stored, not the backup.
+func (p *pusher) openState(ctx context.Context) error {
+	if p.cfg.StateDir == nil {
+		return nil
+	}
+	dir, err := p.cfg.StateDir(p.system, p.dir)
+	if err == nil {
+		p.state, err = openState(dir)
+	}
+	if errors.Is(err, ErrBusy) {
+		return err
+	}
+	if err != nil {
+		p.log.WarnContext(ctx, "going without local state", "detail", err.Error(),
+			"hint", "Set WALE_STATE_DIR to a folder that this user may write to; until then a push reads more of the store.")
+	}
+	return nil
+}
+
+// openTable opens the index table in the local state, or in a scratch folder.
+func (p *pusher) openTable(ctx context.Context) {
+	var err error
+	if p.state != nil {
+		if p.table, err = p.store.OpenTable(p.state.tablePath()); err == nil {
+			return
+		}
+		p.log.WarnContext(ctx, "local index can't be used", "detail", err.Error())
+	}
+	if p.scratch, err = os.MkdirTemp("", "wal-e-index-"); err == nil {
+		if p.table, err = p.store.OpenTable(filepath.Join(p.scratch, "index.db")); err == nil {
+			return
+		}
+	}
+	p.log.WarnContext(ctx, "no place for an index of the store: storing everything anew", "detail", err.Error())
+}
+
+// fencePredecessors ends runs that this host began and didn't end. The lock
+// tells that their process is dead.
+func (p *pusher) fencePredecessors(ctx context.Context) error {
+	if p.state == nil {
+		return nil
+	}
+	runs, err := chunkstore.Runs(ctx, p.cfg.Bucket)
+	if err != nil {
+		return err
+	}
+	for _, r := range runs {
+		if !r.Open() {
+			continue
+		}
+		intent, err := chunkstore.ReadIntent(ctx, p.cfg.Bucket, r.Ref)
+		if errors.Is(err, storage.ErrNotExist) {
+			continue // collected since it was listed
+		}
+		if err != nil {
+			return err
+		}
+		if intent.HostID != p.state.hostID {
+			continue
+		}
+		o, err := chunkstore.Fence(ctx, p.cfg.Bucket, r.Ref, p.cfg.Host, "its process ended without an outcome; the next push on the host found it")
+		if err != nil {
+			return err
+		}
+		if o.Result == chunkstore.Abort {
+			p.log.InfoContext(ctx, "resuming after a push that was killed", "detail", fmt.Sprintf("What backup %s stored is used again.", r.Ref))
+		}
+	}
+	return nil
+}
+
+// close gives back what open took. What can fail in it concerns caches only.
+func (p *pusher) close() {
+	if p.table != nil {
+		_ = p.table.Close()
+	}
+	_ = p.state.close()
+	if p.scratch != "" {
+		_ = os.RemoveAll(p.scratch)
+	}
+}
+
+// begin begins the run of a backup that starts at lsn.
+func (p *pusher) begin(ctx context.Context, tl postgres.Timeline, start postgres.LSN) error {
+	name := Name(tl, start, p.control.WALSegmentSize)
+	intent := chunkstore.Intent{
+		Host: p.cfg.Host, PID: os.Getpid(), System: p.system, Start: start.String(), Program: p.cfg.Program,
+	}
+	if p.state != nil {
+		intent.HostID = p.state.hostID
+	}
+	var err error
+	p.push, err = p.store.Begin(ctx, chunkstore.PushConfig{Name: name, Intent: intent, Table: p.table, Now: p.cfg.Now})
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(p.dir)
+	if err != nil {
+		return p.abort(ctx, err)
+	}
+	owner, group := ownerNames(info)
+	p.manifest = &Manifest{
+		Version: manifestVersion, Name: name, Kind: Live,
+		System: p.system, Catalog: p.control.CatalogVersion,
+		Program: p.cfg.Program, Host: p.cfg.Host, DataDirectory: p.dir,
+		Mode: uint32(info.Mode().Perm()), Owner: owner, Group: group,
+		Timeline: tl, StartLSN: start.String(),
+		SegmentSize: int64(p.control.WALSegmentSize), BlockSize: int(p.control.BlockSize),
+		Started: p.started.UTC(), Tablespaces: []Tablespace{},
+	}
+	p.pages = newPageVerifier(p.control, start)
+	return nil
+}
+
+// abort ends the run without a backup, and returns err.
+func (p *pusher) abort(ctx context.Context, err error) error {
+	return errors.Join(err, p.push.Abort(ctx, err.Error()))
+}
+
+// Name is the name of a backup that starts at lsn: base_, the segment's name,
+// and the offset in it in decimal, padded to eight digits.
+func Name(tl postgres.Timeline, lsn postgres.LSN, size postgres.SegmentSize) string {
+	return fmt.Sprintf("base_%s_%08d", postgres.SegmentAt(tl, lsn, size).Name(size), size.Offset(lsn))
+}
+
+// maxRounds is how often files are read again because packs that they were
+// found in turned out to be gone.
+const maxRounds = 3
+
+// copyFiles copies everything but pg_control. Packs that vanished since the
+// push began are banned, and all is read again: what is still there is found
+// there, the rest is stored anew.
+func (p *pusher) copyFiles(ctx context.Context, selection SelectConfig) error {
+	c := &copier{push: p.push, extent: p.store.ExtentSize(), workers: p.cfg.Workers, limit: p.limiter()}
+	for round := 1; ; round++ {
+		p.pages.reset()
+		all, err := c.copyAll(ctx, p.sources(ctx, selection))
+		if err != nil {
+			return err
+		}
+		bad, err := p.push.Unusable(ctx)
+		if err != nil {
+			return err
+		}
+		if len(bad) == 0 {
+			p.manifest.Tablespaces = c.tablespaces()
+			p.manifest.Root, p.manifest.Files, p.manifest.Bytes = all.root.String(), all.files, all.bytes
+			return nil
+		}
+		if round == maxRounds {
+			return fmt.Errorf("%d packs are gone or condemned again and again, %s the first: is something removing objects from %s?",
+				len(bad), chunkstore.PackKey(bad[0]), p.cfg.Bucket.URL())
+		}
+		p.log.WarnContext(ctx, "packs went away while they were referenced; reading the cluster again",
+			"detail", fmt.Sprintf("%d packs, %s the first.", len(bad), chunkstore.PackKey(bad[0])))
+		p.push.Ban(bad)
+	}
+}
+
+func (p *pusher) limiter() *rate.Limiter {
+	if p.cfg.ReadRate <= 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(p.cfg.ReadRate), p.store.ExtentSize())
+}
+
+// copyControl copies pg_control, which must be read after every other file: on
+// a standby its minRecoveryPoint is the end of the backup, and read earlier a
+// restored server would call itself consistent too soon.
+func (p *pusher) copyControl(ctx context.Context) error {
+	control, data, err := postgres.ReadControlFile(ctx, p.dir)
+	if err != nil {
+		return err
+	}
+	if control.SystemID != p.control.SystemID {
+		return fmt.Errorf("%s became another cluster's while it was backed up", p.dir)
+	}
+	p.control = control
+	info, err := os.Stat(filepath.Join(p.dir, controlPath))
+	if err != nil {
+		return err
+	}
+	owner, group := ownerNames(info)
+	c := &copier{push: p.push, extent: p.store.ExtentSize()}
+	e, err := c.copyOne(Entry{Path: controlPath, Type: File, Mode: info.Mode().Perm(), Owner: owner, Group: group}, data)
+	if err != nil {
+		return fmt.Errorf("back up %s: %w", controlPath, err)
+	}
+	p.manifest.Control = appendEntry(nil, e)
+	p.manifest.Files++
+	p.manifest.Bytes += e.Content.Size
+	return nil
+}
+
+// controlPath is pg_control within the data directory.
+const controlPath = "global/pg_control"
+
+// commit writes what is known by now into the manifest and commits the run.
+func (p *pusher) commit(ctx context.Context) (*PushResult, error) {
+	p.manifest.Pages = p.pages.report()
+	if n := p.manifest.Pages.Failed; n > 0 {
+		bad := p.manifest.Pages.Failures[0]
+		detail := fmt.Sprintf("%d pages, the first: block %d of %s has checksum %d, which should be %d.", n, bad.Block, bad.Path, bad.Found, bad.Expected)
+		if p.cfg.FailOnCorruption {
+			return nil, fmt.Errorf("pages with wrong checksums: %s", detail)
+		}
+		p.log.WarnContext(ctx, "pages with wrong checksums were backed up", "detail", detail,
+			"hint", "Keep older backups. Look for a failing disk, and at the relation with pg_amcheck.")
+	}
+	if err := p.push.Flush(ctx); err != nil {
+		return nil, err
+	}
+	stats := p.push.Stats()
+	p.manifest.Push = PushReport{
+		Read: stats.Read, New: stats.New, Stored: stats.Stored, Seconds: p.cfg.Now().Sub(p.started).Seconds(),
+	}
+	if err := p.push.Commit(ctx, p.manifest); err != nil {
+		return nil, err
+	}
+	return &PushResult{Ref: p.push.Ref(), Manifest: p.manifest, Parents: p.push.Parents(), Stats: p.push.Stats()}, nil
+}

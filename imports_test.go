@@ -1,0 +1,65 @@
+package wale_test
+
+import (
+	"bytes"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// allowed is the picture in docs/design.md, section 3: what each package may
+// import of the others. A package that is not here fails the test.
+func allowed() map[string][]string {
+	postgresAndStorage := []string{"internal/postgres", "internal/storage"}
+	return map[string][]string{
+		"internal/chunk":               nil,
+		"internal/runid":               nil,
+		"internal/envelope":            nil,
+		"internal/postgres":            nil,
+		"internal/storage":             nil,
+		"internal/storage/file":        {"internal/storage"},
+		"internal/storage/mem":         {"internal/storage"},
+		"internal/storage/storagetest": {"internal/storage"},
+		"internal/logging":             nil,
+		"internal/pgtest":              {"internal/postgres"},
+
+		"index":      {"internal/chunk", "internal/runid"},
+		"chunkstore": append([]string{"index", "internal/chunk", "internal/envelope", "internal/runid"}, postgresAndStorage...),
+		"backup":     append([]string{"chunkstore", "index", "internal/chunk", "internal/envelope", "internal/runid"}, postgresAndStorage...),
+		"wal":        postgresAndStorage,
+		"compat":     postgresAndStorage,
+		"cmd/wal-e": {"backup", "chunkstore", "compat", "index", "wal", "internal/logging", "internal/postgres", "internal/runid",
+			"internal/storage", "internal/storage/file"},
+	}
+}
+
+// Packages point one way.
+func TestImports(t *testing.T) {
+	t.Parallel()
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.ImportPath}}{{range .Imports}} {{.}}{{end}}", "./...")
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.Bytes())
+	}
+	picture := allowed()
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		pkg := strings.TrimPrefix(strings.TrimPrefix(fields[0], "wal-e"), "/")
+		if pkg == "" {
+			continue // this test
+		}
+		may, known := picture[pkg]
+		if !known {
+			t.Errorf("package %s is not in the table of this test: say there what it may import", pkg)
+		}
+		for _, imported := range fields[1:] {
+			ours, ok := strings.CutPrefix(imported, "wal-e/")
+			if ok && !slices.Contains(may, ours) {
+				t.Errorf("package %s imports %s", pkg, ours)
+			}
+		}
+	}
+}
