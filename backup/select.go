@@ -43,7 +43,8 @@ type Found struct {
 // any time and its WAL tells. An error is yielded once, last.
 //
 // global/pg_control is among the files, in its place; who takes a backup reads
-// it after all others. docs/design.md says which files are left out and why.
+// it after all others. Left out is what belongs to one running server, what a
+// server makes anew, and what would make a restored copy act as the original.
 //
 // A link to a file is followed and yields a File, a link that is part of the
 // cluster's structure (the WAL folder, folders that are stored empty, and the
