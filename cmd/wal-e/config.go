@@ -1,0 +1,209 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"wal-e/compat"
+)
+
+// A config is everything that options and variables say, checked.
+type config struct {
+	prefix      prefix
+	credentials credentials
+	stateRoot   string        // absolute; local state of all prefixes
+	layout      compat.Layout // "" when nobody said
+	level       int           // of zstd
+	pushTimeout time.Duration
+	fetchRetry  time.Duration
+	attempts    int // per storage request; 0: what time limits allow, negative: no bound
+
+	allowNewCluster bool
+	envdir          string // WALE_ENVDIR, for commands that we write for others
+}
+
+// credentials are those that have options; the rest is read by the stores.
+type credentials struct {
+	awsAccessKeyID     string
+	awsInstanceProfile bool
+	wabsAccountName    string
+}
+
+// loadConfig reads options and variables, once. Its error has a complaint
+// for each that is wrong, with its name and what to write instead.
+func (a *app) loadConfig() (config, error) {
+	if a.flags.awsAccessKeyID != "" && a.flags.awsInstanceProfile {
+		return config{}, usagef("--aws-access-key-id cannot be combined with --aws-instance-profile")
+	}
+	r := &reader{env: a.env}
+	r.complain(a.envErr)
+	r.complain(a.logErr)
+	var c config
+	var err error
+	c.prefix, err = choosePrefix(a.flags, a.env)
+	r.complain(err)
+	r.complain(checkEncryption(a.flags, a.env))
+	c.credentials = r.credentials(a.flags, c.prefix.scheme)
+	c.stateRoot = r.stateRoot()
+	c.layout = r.layout()
+	c.level = r.compression()
+	c.pushTimeout = r.duration("WALE_PUSH_TIMEOUT", 60*time.Second)
+	if c.pushTimeout == 0 {
+		r.complain(errors.New("WALE_PUSH_TIMEOUT: 0 leaves wal-push no time: want a duration such as 60s"))
+	}
+	c.fetchRetry = r.duration("WALE_FETCH_RETRY", 30*time.Second)
+	c.attempts = r.attempts()
+	c.allowNewCluster = r.boolean("WALE_ALLOW_NEW_CLUSTER")
+	c.envdir = a.env["WALE_ENVDIR"]
+	if len(r.complaints) > 0 {
+		return config{}, r.complaints
+	}
+	return c, nil
+}
+
+// complaints are errors of which each is a record.
+type complaints []error
+
+func (c complaints) Error() string   { return errors.Join(c...).Error() }
+func (c complaints) Unwrap() []error { return c }
+
+// checkEncryption refuses to run when a key is named: nothing may be stored in
+// the clear that was meant to be sealed.
+func checkEncryption(f globalFlags, env environ) error {
+	source, value := "--gpg-key-id", f.gpgKeyID
+	set := f.gpgKeyIDSet
+	if !set {
+		source = "WALE_GPG_KEY_ID"
+		value, set = env[source]
+	}
+	switch {
+	case !set:
+		return nil
+	case value == "":
+		return fmt.Errorf("%s: is set but empty: name a key, or unset it to store without encryption", source)
+	}
+	return fmt.Errorf("%s: encryption is %w: nothing was done, because it would not be encrypted; unset it only if the archive may be readable",
+		source, errNotBuilt)
+}
+
+// A reader reads variables and collects what is wrong with them.
+type reader struct {
+	env        environ
+	complaints complaints
+}
+
+func (r *reader) complain(err error) {
+	if err != nil {
+		r.complaints = append(r.complaints, err)
+	}
+}
+
+func (r *reader) credentials(f globalFlags, scheme string) credentials {
+	c := credentials{
+		awsAccessKeyID:     f.awsAccessKeyID,
+		awsInstanceProfile: f.awsInstanceProfile,
+		wabsAccountName:    f.wabsAccountName,
+	}
+	if c.awsAccessKeyID == "" {
+		c.awsAccessKeyID = r.env["AWS_ACCESS_KEY_ID"]
+	}
+	if c.wabsAccountName == "" {
+		c.wabsAccountName = r.env["WABS_ACCOUNT_NAME"]
+	}
+	// Other stores don't care what this says.
+	if scheme == "s3" && !c.awsInstanceProfile {
+		c.awsInstanceProfile = r.boolean("AWS_INSTANCE_PROFILE")
+	}
+	return c
+}
+
+// stateRoot never falls back to a folder that depends on where we run: that is
+// the data directory when PostgreSQL runs us.
+func (r *reader) stateRoot() string {
+	if dir := r.env["WALE_STATE_DIR"]; dir != "" {
+		if !filepath.IsAbs(dir) {
+			r.complain(fmt.Errorf("WALE_STATE_DIR: %q is a relative path: want an absolute one", dir))
+		}
+		return filepath.Clean(dir)
+	}
+	if dir := r.env["XDG_CACHE_HOME"]; filepath.IsAbs(dir) {
+		return filepath.Join(dir, "wal-e")
+	}
+	return "/var/cache/wal-e"
+}
+
+func (r *reader) layout() compat.Layout {
+	l := compat.Layout(r.env["WALE_LAYOUT"])
+	switch l {
+	case "", compat.Classic, compat.Dedup:
+		return l
+	}
+	r.complain(fmt.Errorf("WALE_LAYOUT: %q is no layout: want dedup or classic", string(l)))
+	return ""
+}
+
+func (r *reader) compression() int {
+	value := r.env["WALE_COMPRESSION"]
+	if value == "" {
+		return 1
+	}
+	method, level, given := strings.Cut(value, ":")
+	n, err := 1, error(nil)
+	if given {
+		n, err = strconv.Atoi(level)
+	}
+	if method != "zstd" || err != nil || n < 1 || n > 22 {
+		r.complain(fmt.Errorf("WALE_COMPRESSION: %q: want zstd, or zstd:LEVEL with a level of 1 (fastest) to 22", value))
+		return 1
+	}
+	return n
+}
+
+// duration reads a duration in Go's form, or a number of seconds.
+func (r *reader) duration(name string, unset time.Duration) time.Duration {
+	value := strings.TrimSpace(r.env[name])
+	if value == "" {
+		return unset
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil {
+		d, err = time.ParseDuration(value + "s")
+	}
+	if err != nil || d < 0 {
+		r.complain(fmt.Errorf("%s: %q is no duration: want a form like 90s, 2m or 1h30m, or a number of seconds", name, value))
+		return unset
+	}
+	return d
+}
+
+func (r *reader) attempts() int {
+	value := r.env["WALE_RETRIES"]
+	if value == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil {
+		r.complain(fmt.Errorf("WALE_RETRIES: %q: want a number of attempts, or 0 for no bound", value))
+		return 0
+	}
+	if n <= 0 {
+		return -1
+	}
+	return n
+}
+
+func (r *reader) boolean(name string) bool {
+	switch value := r.env[name]; strings.ToLower(value) {
+	case "1", "true":
+		return true
+	case "", "0", "false":
+		return false
+	default:
+		r.complain(fmt.Errorf("%s: %q: want 1 or true, 0 or false", name, value))
+		return false
+	}
+}

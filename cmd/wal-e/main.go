@@ -1,0 +1,69 @@
+// Command wal-e archives PostgreSQL continuously: base backups and WAL files,
+// into object storage or a directory. See README.md, or run wal-e --help.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"syscall"
+)
+
+func main() {
+	// What reads our output may go away; that is no reason to leave work undone.
+	signal.Ignore(syscall.SIGPIPE)
+	if slices.Contains(os.Args, "wal-fetch") {
+		// A crash of the Go runtime exits 2, which PostgreSQL takes for the end
+		// of WAL. This way it ends by a signal.
+		debug.SetTraceback("crash")
+	}
+	environ := os.Environ()
+	exportEnvdir(environ)
+	ctx, stop := withSignals(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], environ, os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(exitCode(err))
+}
+
+// exportEnvdir gives the variables of WALE_ENVDIR to libraries, which look for
+// libpq's settings and for cloud credentials in the environment themselves. An
+// envdir that can't be read is reported by run, which reads it too.
+func exportEnvdir(environ []string) {
+	env := parseEnviron(environ)
+	changed, err := env.withEnvdir()
+	if err != nil {
+		return
+	}
+	for name := range env {
+		if _, ok := changed[name]; !ok {
+			_ = os.Unsetenv(name) // it was in the environment, so its name is one
+		}
+	}
+	for name, value := range changed {
+		if env[name] != value {
+			_ = os.Setenv(name, value) // readEnvdir has checked both
+		}
+	}
+}
+
+// withSignals returns a context that the first of the signals cancels, with the
+// signal as its cause. A second one ends the process at once.
+func withSignals(parent context.Context, signals ...os.Signal) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, signals...)
+	go func() {
+		select {
+		case s := <-c:
+			signal.Stop(c)
+			cancel(signalError{s})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(c)
+		cancel(context.Canceled)
+	}
+}

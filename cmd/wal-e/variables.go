@@ -1,0 +1,48 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// A variable is one that the command reads from the environment.
+type variable struct {
+	name, value, about string // value is the default, or its form
+}
+
+// variables returns all of ours, as help and README list them. What belongs to
+// a store that this version can't speak to isn't here.
+func variables() []variable {
+	return []variable{
+		{"WALE_FILE_PREFIX", "file://localhost/DIR", "the archive, as --file-prefix"},
+		{"WALE_GS_PREFIX", "gs://BUCKET/PATH", "as --gs-prefix"},
+		{"WALE_S3_PREFIX", "s3://BUCKET/PATH", "as --s3-prefix"},
+		{"WALE_SWIFT_PREFIX", "swift://CONTAINER/PATH", "as --swift-prefix"},
+		{"WALE_WABS_PREFIX", "wabs://CONTAINER/PATH", "as --wabs-prefix"},
+		{"WALE_GPG_KEY_ID", "", "as --gpg-key-id; set but empty is an error"},
+		{"WALE_ENVDIR", "", "a folder with one file per variable, as envdir reads it; its values win over the environment"},
+		{"WALE_STATE_DIR", "$XDG_CACHE_HOME/wal-e, else /var/cache/wal-e", "local state; losing it costs time, never a backup"},
+		{"WALE_LAYOUT", "what the prefix has; dedup if it is empty", "dedup or classic: the layout to write in"},
+		{"WALE_COMPRESSION", "zstd", "zstd[:LEVEL], LEVEL 1 (fastest) to 22"},
+		{"WALE_PUSH_TIMEOUT", "60s", "how long wal-push may take in all"},
+		{"WALE_FETCH_RETRY", "30s", "how long wal-fetch tries storage that can't be reached before it gives up"},
+		{"WALE_RETRIES", "", "attempts per storage request, 0 for no bound; without it, what the time limits allow"},
+		{"WALE_ALLOW_NEW_CLUSTER", "0", "1 accepts a cluster that is new to a prefix which holds another one's archive"},
+		{"WALE_LOG_DESTINATION", "stderr,syslog", "a list of stderr and syslog"},
+		{"WALE_LOG_FORMAT", "classic", "classic, text or json"},
+		{"WALE_SYSLOG_FACILITY", "user", "user, local0 to local7, or another facility"},
+	}
+}
+
+// variablesText is the table that `wal-e help environment` prints.
+func variablesText() string {
+	var b strings.Builder
+	for _, v := range variables() {
+		fmt.Fprintf(&b, "  %s\n      %s", v.name, v.about)
+		if v.value != "" {
+			fmt.Fprintf(&b, "\n      (%s)", v.value)
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
