@@ -1,0 +1,176 @@
+package backup
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// markerDir is the folder in a data directory that says that a fetch into it is
+// unfinished. It also holds what a fetch needs for itself: a lock, the index
+// table, and files that are renamed to their place once they are complete.
+const markerDir = ".wal-e-fetch"
+
+// A marker is the file fetch.json in markerDir. It is written before the first
+// byte of the cluster.
+type marker struct {
+	Version int       `json:"version"` // 1
+	Backup  string    `json:"backup"`  // NAME@RUN
+	Begun   time.Time `json:"begun"`
+	// Spaces and WALDir are where the data go; they can't change between
+	// tries. Blind tablespaces have no directory.
+	Spaces map[uint32]string `json:"tablespaces"`
+	WALDir string            `json:"wal_directory,omitempty"`
+	Kept   []string          `json:"kept,omitempty"` // what was in the directory before
+}
+
+const markerVersion = 1
+
+// readMarker returns the marker of a directory, nil when there is none.
+func readMarker(dir string) (*marker, error) {
+	name := filepath.Join(dir, markerDir, "fetch.json")
+	b, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m := &marker{}
+	if err := json.Unmarshal(b, m); err != nil || m.Version != markerVersion {
+		return nil, fmt.Errorf("%s can't be read (version %d, %v): empty %s and fetch again", name, m.Version, err, dir)
+	}
+	return m, nil
+}
+
+// check refuses to go on with another backup.
+func (m *marker) check(dir string, b *Backup) error {
+	if m.Backup == b.Ref.String() {
+		return nil
+	}
+	also := ""
+	for _, to := range m.Spaces {
+		if to != "" {
+			also += " and " + to
+		}
+	}
+	if m.WALDir != "" {
+		also += " and " + m.WALDir
+	}
+	return fmt.Errorf("%s holds an unfinished fetch of backup %s, begun at %s: fetch that one to go on with it; for %s empty %s%s first",
+		dir, m.Backup, m.Begun.UTC().Format(time.RFC3339), b.Ref, dir, also)
+}
+
+// begin makes the directory and the marker's folder, and takes its lock.
+func (f *fetcher) begin() error {
+	if !f.found.exists {
+		if err := os.MkdirAll(filepath.Dir(f.dir), 0o755); err != nil {
+			return err
+		}
+		err := os.Mkdir(f.dir, 0o700)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		f.madeDir = err == nil
+	}
+	folder := filepath.Join(f.dir, markerDir)
+	if err := os.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	lock, err := os.OpenFile(filepath.Join(folder, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = lock.Close() // nothing was written
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return fmt.Errorf("another backup-fetch is at work in %s", f.dir)
+		}
+		return fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	f.lock = lock
+	return f.checkUnchanged()
+}
+
+// checkUnchanged makes sure that what was planned with is still so: another
+// fetch may have ended since, or begun.
+func (f *fetcher) checkUnchanged() error {
+	m, err := readMarker(f.dir)
+	if err != nil {
+		return err
+	}
+	if (m == nil) != (f.marker == nil) {
+		return fmt.Errorf("another backup-fetch was at work in %s: look at what it left, and run the command again", f.dir)
+	}
+	if m != nil {
+		return m.check(f.dir, f.b)
+	}
+	_, err = inspect(f.dir)
+	return err
+}
+
+// mark writes the marker. From now on the directory is an unfinished fetch.
+func (f *fetcher) mark() error {
+	if f.marker != nil {
+		return nil
+	}
+	m := marker{
+		Version: markerVersion, Backup: f.b.Ref.String(), Begun: f.cfg.Now().UTC(),
+		Spaces: make(map[uint32]string), WALDir: f.report.WALDir, Kept: f.report.KeptConfig,
+	}
+	for _, s := range f.spaces {
+		m.Spaces[s.OID] = s.dir
+	}
+	b, err := json.MarshalIndent(m, "", " ")
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(f.dir, markerDir, "fetch.json")
+	if err := writeDurably(name+".tmp", append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(name+".tmp", name); err != nil {
+		return err
+	}
+	if err := syncDirectory(filepath.Dir(name)); err != nil {
+		return err
+	}
+	return syncDirectory(f.dir)
+}
+
+// abandon removes what begin made when nothing was written after it. It is for
+// tidiness; errors leave an empty folder that the next fetch accepts.
+func (f *fetcher) abandon() {
+	if f.began || f.marker != nil || f.lock == nil {
+		return
+	}
+	_ = os.RemoveAll(filepath.Join(f.dir, markerDir))
+	if f.madeDir {
+		_ = os.Remove(f.dir)
+	}
+}
+
+func writeDurably(name string, data []byte, mode fs.FileMode) error {
+	w, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(data)
+	if err == nil {
+		err = w.Sync()
+	}
+	return errors.Join(err, w.Close())
+}
+
+func syncDirectory(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
