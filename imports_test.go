@@ -31,6 +31,8 @@ func allowed() map[string][]string {
 		"compat":     postgresAndStorage,
 		"cmd/wal-e": {"backup", "chunkstore", "compat", "index", "wal", "internal/logging", "internal/postgres", "internal/runid",
 			"internal/storage", "internal/storage/file"},
+		"gc":                {"chunkstore", "index", "internal/envelope", "internal/runid", "internal/postgres", "internal/storage"},
+		"internal/simstore": postgresAndStorage,
 	}
 }
 

@@ -77,6 +77,11 @@ func newRootCommand(a *app) *cobra.Command {
 // subcommands lists all there are. Each is one file.
 func subcommands(a *app) []*cobra.Command {
 	return []*cobra.Command{
+		newBackupPushCommand(a),
+		newBackupFetchCommand(a),
+		newBackupListCommand(a),
+		newVerifyCommand(a),
+		newAdoptSystemCommand(a),
 		newWALPushCommand(a),
 		newWALFetchCommand(a),
 		newVersionCommand(a),

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"wal-e/backup"
+)
+
+const backupListLong = `List the base backups, or the one that QUERY names: LATEST, a NAME, or NAME@RUN
+for one of several pushes of a name. Columns are separated by tabs and lines end
+in CR LF, as classic WAL-E has it.`
+
+func newBackupListCommand(a *app) *cobra.Command {
+	var detail, asJSON bool
+	cmd := &cobra.Command{
+		Use:     "backup-list [QUERY]",
+		Short:   "list base backups",
+		Long:    backupListLong,
+		Example: "  wal-e backup-list --detail\n  wal-e backup-list --json LATEST",
+		Args:    arguments("[QUERY]"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.do(cmd, func(ctx context.Context, s *session) error {
+				query := ""
+				if len(args) == 1 {
+					query = args[0]
+				}
+				return backupList(ctx, s, query, detail, asJSON)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&detail, "detail", false, "fill in size and stop position")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything known as JSON")
+	return cmd
+}
+
+func backupList(ctx context.Context, s *session, query string, detail, asJSON bool) error {
+	b, err := s.openBucket(use{reads: true})
+	if err != nil {
+		return err
+	}
+	list, err := backup.List(ctx, b, query)
+	if err != nil && !errors.Is(err, backup.ErrBadQuery) && list == nil {
+		return err
+	}
+	if asJSON {
+		if list == nil {
+			list = []backup.Listed{}
+		}
+		return errors.Join(err, json.NewEncoder(s.stdout).Encode(list))
+	}
+	if werr := printList(s.stdout, list, detail); werr != nil {
+		return werr
+	}
+	if errors.Is(err, backup.ErrBadQuery) {
+		return &message{
+			text:   "invalid backup query submitted",
+			detail: fmt.Sprintf("The submitted query operator was %q.", query),
+			hint:   "Want LATEST, a name such as base_000000010000000000000004_00000040, or NAME@RUN.",
+			err:    err,
+		}
+	}
+	return err
+}
+
+// printList writes the classic table. Without detail its columns are there but
+// empty.
+func printList(w io.Writer, list []backup.Listed, detail bool) error {
+	const line = "%s\t%s\t%s\t%s\t%s\t%s\t%s\r\n"
+	if _, err := fmt.Fprintf(w, line, "name", "last_modified", "expanded_size_bytes", "wal_segment_backup_start",
+		"wal_segment_offset_backup_start", "wal_segment_backup_stop", "wal_segment_offset_backup_stop"); err != nil {
+		return err
+	}
+	for _, l := range list {
+		var size, stop, offset string
+		if detail {
+			size, stop, offset = strconv.FormatInt(l.ExpandedSize, 10), l.StopSegment, l.StopSegmentOffset
+		}
+		if _, err := fmt.Fprintf(w, line, l.Name, l.LastModified.UTC().Format(listTime), size,
+			l.StartSegment, l.StartSegmentOffset, stop, offset); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// listTime is the form of last_modified on file storage and Swift.
+const listTime = "2006-01-02T15:04:05.000000"

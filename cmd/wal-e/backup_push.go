@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"wal-e/backup"
+	"wal-e/internal/postgres"
+	"wal-e/internal/storage"
+	"wal-e/wal"
+)
+
+// pushFlags are the options of backup-push.
+type pushFlags struct {
+	poolSize         int
+	readRate         int64
+	whileOffline     bool
+	checkpoint       string
+	includeLogs      bool
+	skipLinks        []string
+	failOnCorruption bool
+	walTimeout       time.Duration
+	json             bool
+}
+
+const backupPushLong = `Take a base backup of the cluster in PG_CLUSTER_DIRECTORY, of a running server
+(a primary or a standby) or, with --while-offline, of a stopped one. Run it on
+the server's host as a user that may read the directory.
+
+The backup is full to restore and stores only what earlier ones don't hold. It
+exists once the command exits 0: then every byte of it is durable, and all the
+WAL that it needs is in the archive. One that was killed is resumed by the next.
+
+The server is found as psql finds it: PGHOST, PGPORT, PGUSER, a service file,
+.pgpass, or what the directory's postmaster.pid says.`
+
+func newBackupPushCommand(a *app) *cobra.Command {
+	var f pushFlags
+	cmd := &cobra.Command{
+		Use:     "backup-push PG_CLUSTER_DIRECTORY",
+		Short:   "take a base backup",
+		Long:    backupPushLong,
+		Example: "  wal-e backup-push /var/lib/postgresql/17/main\n  wal-e backup-push --while-offline /srv/stopped",
+		Args:    arguments("PG_CLUSTER_DIRECTORY"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			return a.do(cmd, func(ctx context.Context, s *session) error { return backupPush(ctx, s, f, args[0]) })
+		},
+	}
+	flags := cmd.Flags()
+	flags.IntVarP(&f.poolSize, "pool-size", "p", 4, "cores that read and compress, and bound on storage requests under way")
+	flags.Int64Var(&f.readRate, "cluster-read-rate-limit", 0, "`BYTES` read per second at most, in all")
+	flags.BoolVar(&f.whileOffline, "while-offline", false, "back up a stopped cluster; it needs no archive to start")
+	flags.StringVar(&f.checkpoint, "checkpoint", "spread", "`spread` the checkpoint that begins the backup, or do it fast")
+	flags.BoolVar(&f.includeLogs, "include-logs", false, "also back up the server's log folder")
+	flags.StringArrayVar(&f.skipLinks, "skip-link", nil, "leave out the symbolic link at `PATH`, which points to a folder elsewhere; may be repeated")
+	flags.BoolVar(&f.failOnCorruption, "fail-on-corruption", false, "fail when a page's checksum is wrong, instead of warning")
+	flags.DurationVar(&f.walTimeout, "wal-timeout", time.Hour, "how long the WAL of the backup may take to be archived")
+	flags.BoolVar(&f.json, "json", false, "print the figures as JSON")
+	return cmd
+}
+
+func (f pushFlags) check() error {
+	switch {
+	case f.poolSize < 1:
+		return usagef("--pool-size %d: want at least 1", f.poolSize)
+	case f.readRate < 0:
+		return usagef("--cluster-read-rate-limit %d: want bytes per second, or 0 for no limit", f.readRate)
+	case f.checkpoint != "spread" && f.checkpoint != "fast":
+		return usagef("--checkpoint %q: want spread or fast", f.checkpoint)
+	case f.walTimeout <= 0:
+		return usagef("--wal-timeout %s: want a duration such as 30m", f.walTimeout)
+	}
+	return nil
+}
+
+func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error {
+	b, err := s.openBucket(use{requests: max(f.poolSize, 4)})
+	if err != nil {
+		return err
+	}
+	if err := s.requireDedup(ctx, b); err != nil {
+		return err
+	}
+	counter := storage.Counted(b)
+	result, err := backup.Push(ctx, backup.PushConfig{
+		Bucket:           counter,
+		Dir:              dir,
+		StateDir:         s.clusterState,
+		AllowNewCluster:  s.allowNewCluster,
+		Offline:          f.whileOffline,
+		FastCheckpoint:   f.checkpoint == "fast",
+		IncludeLogs:      f.includeLogs,
+		SkipLinks:        f.skipLinks,
+		FailOnCorruption: f.failOnCorruption,
+		Workers:          f.poolSize,
+		ReadRate:         f.readRate,
+		MissingWAL:       missingWAL(counter),
+		WALTimeout:       f.walTimeout,
+		Program:          version,
+		Host:             hostname(),
+		Log:              s.log.With("logger", "wal_e.operator.backup"),
+	})
+	if err != nil {
+		return err
+	}
+	return printPushed(s.stdout, result, counter.Counts(), f.json)
+}
+
+// missingWAL asks an archive which WAL files it lacks.
+func missingWAL(b storage.Bucket) func(ctx context.Context, system string, names []string) ([]string, error) {
+	return func(ctx context.Context, system string, names []string) ([]string, error) {
+		id, err := postgres.ParseSystemID(system)
+		if err != nil {
+			return nil, err
+		}
+		return wal.Missing(ctx, b, id, slices.Values(names))
+	}
+}
+
+// pushed are the figures of a push, as --json prints them.
+type pushed struct {
+	Name     string   `json:"name"`
+	Run      string   `json:"run"`
+	Kind     string   `json:"kind"`
+	StartLSN string   `json:"start_lsn"`
+	StopLSN  string   `json:"stop_lsn"`
+	Files    int64    `json:"files"`
+	Bytes    int64    `json:"bytes"`
+	Read     int64    `json:"bytes_read"`
+	New      int64    `json:"bytes_new"`
+	Stored   int64    `json:"bytes_stored"`
+	Requests int64    `json:"requests"`
+	Seconds  float64  `json:"seconds"`
+	BadPages int64    `json:"page_failures"`
+	Parents  []string `json:"parents"`
+}
+
+func printPushed(w io.Writer, r *backup.PushResult, c storage.Counts, asJSON bool) error {
+	m := r.Manifest
+	p := pushed{
+		Name: r.Ref.Name, Run: r.Ref.Run.String(), Kind: m.Kind, StartLSN: m.StartLSN, StopLSN: m.StopLSN,
+		Files: m.Files, Bytes: m.Bytes, Read: r.Stats.Read, New: r.Stats.New, Stored: r.Stats.Stored,
+		Requests: c.Creates + c.Gets + c.Stats + c.Lists + c.Deletes, Seconds: m.Push.Seconds, BadPages: m.Pages.Failed,
+		Parents: []string{},
+	}
+	for _, parent := range r.Parents {
+		p.Parents = append(p.Parents, parent.String())
+	}
+	if asJSON {
+		return json.NewEncoder(w).Encode(p)
+	}
+	_, err := fmt.Fprintf(w, "%s\n  %d files, %s; %s read, %s new, %s stored; %d requests, %.1f s\n",
+		p.Name, p.Files, bytesText(p.Bytes), bytesText(p.Read), bytesText(p.New), bytesText(p.Stored), p.Requests, p.Seconds)
+	return err
+}

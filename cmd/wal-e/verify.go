@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"wal-e/backup"
+	"wal-e/internal/postgres"
+	"wal-e/wal"
+)
+
+// verifyFlags are the options of verify.
+type verifyFlags struct{ all, readData, wal, json bool }
+
+const verifyLong = `Prove that backups can be restored: that every pack they need is stored, that
+every list of chunks reads back, and that every chunk is where it should be.
+--read-data also reads every pack and checks every chunk in it; --wal looks for
+the WAL from the start of each backup to its end, and reads that too with
+--read-data. Problems are printed, each with its object, and the exit status is
+then 1. It changes nothing.`
+
+func newVerifyCommand(a *app) *cobra.Command {
+	var f verifyFlags
+	cmd := &cobra.Command{
+		Use:     "verify [NAME | --all]",
+		Short:   "prove that backups can be restored",
+		Long:    verifyLong,
+		Example: "  wal-e verify --all --read-data --wal\n  wal-e verify LATEST",
+		Args:    arguments("[NAME]"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.all == (len(args) == 1) {
+				return usagef("verify: want the name of a backup, LATEST, or --all")
+			}
+			return a.do(cmd, func(ctx context.Context, s *session) error {
+				query := ""
+				if len(args) == 1 {
+					query = args[0]
+				}
+				return verify(ctx, s, f, query)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&f.all, "all", false, "verify all backups")
+	cmd.Flags().BoolVar(&f.readData, "read-data", false, "read and check every chunk")
+	cmd.Flags().BoolVar(&f.wal, "wal", false, "look for the WAL that the backups need")
+	cmd.Flags().BoolVar(&f.json, "json", false, "print the report as JSON")
+	return cmd
+}
+
+func verify(ctx context.Context, s *session, f verifyFlags, query string) error {
+	b, err := s.openBucket(use{reads: true})
+	if err != nil {
+		return err
+	}
+	cfg := backup.VerifyConfig{Bucket: b, Query: query, ReadData: f.readData, Log: s.log}
+	if f.wal {
+		cfg.MissingWAL = missingWAL(b)
+		cfg.ReadWAL = func(ctx context.Context, system, name string) (damage, err error) {
+			id, err := postgres.ParseSystemID(system)
+			if err != nil {
+				return nil, err
+			}
+			_, err = wal.Verify(ctx, b, id, name)
+			if damaged := (*wal.DamagedError)(nil); errors.As(err, &damaged) {
+				return err, nil
+			}
+			return nil, err
+		}
+	}
+	report, err := backup.Verify(ctx, cfg)
+	if report != nil {
+		if f.json {
+			err = errors.Join(err, json.NewEncoder(s.stdout).Encode(report))
+		} else {
+			err = errors.Join(err, printVerified(s.stdout, report, f))
+		}
+	}
+	return err
+}
+
+func printVerified(w io.Writer, r *backup.VerifyReport, f verifyFlags) error {
+	var b strings.Builder
+	for _, v := range r.Backups {
+		state := "ok"
+		if !v.OK {
+			state = "DAMAGED"
+		}
+		fmt.Fprintf(&b, "%s@%s: %s, %d files, %s in %d packs\n", v.Name, v.Run, state, v.Files, bytesText(v.Bytes), v.Packs)
+	}
+	for _, p := range r.Problems {
+		fmt.Fprintf(&b, "PROBLEM %s\n", problemText(p))
+	}
+	for _, p := range r.Warnings {
+		fmt.Fprintf(&b, "warning %s\n", problemText(p))
+	}
+	fmt.Fprintf(&b, "%d backups, %d packs, %s", len(r.Backups), r.Packs, bytesText(r.PackBytes))
+	if f.readData {
+		fmt.Fprintf(&b, "; %d packs read", r.ReadPacks)
+	}
+	if f.wal {
+		fmt.Fprintf(&b, "; %d WAL segments found", r.WAL)
+		if f.readData {
+			fmt.Fprintf(&b, ", %d read", r.ReadWAL)
+		}
+	}
+	fmt.Fprintf(&b, "; %d problems\n", len(r.Problems))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// problemText is a problem in a line, with the backups and files concerned.
+func problemText(p backup.Problem) string {
+	s := p.Object + ": " + p.Text
+	if len(p.Backups) > 0 {
+		s += "; backups: " + strings.Join(p.Backups, ", ")
+	}
+	if len(p.Files) > 0 {
+		s += "; files: " + strings.Join(p.Files, ", ")
+		if more := p.FileCount - int64(len(p.Files)); more > 0 {
+			s += fmt.Sprintf(" and %d more", more)
+		}
+	}
+	return s
+}
