@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"wal-e/index"
-	"wal-e/internal/envelope"
-	"wal-e/internal/runid"
 	"wal-e/internal/storage"
 )
 
@@ -42,23 +40,14 @@ func Readopt(ctx context.Context, b storage.Bucket, ref Ref, cfg Readoption) (Re
 	if old.Result != Commit {
 		return Ref{}, fmt.Errorf("backup %s can't be taken back: it was never complete (%s)", ref, old.Reason)
 	}
-	run, err := runid.New(cfg.Now(), nil)
+	intent := Intent{
+		Host: cfg.Host, Begun: cfg.Now().UTC(), System: old.System, Start: old.Start, Program: cfg.Program, Parents: []Ref{ref},
+	}
+	run, err := createIntent(ctx, b, ref.Name, intent, cfg.Now) // W1
 	if err != nil {
 		return Ref{}, err
 	}
-	p := &Push{
-		store: &Store{bucket: b}, ref: Ref{Name: ref.Name, Run: run},
-		cfg: PushConfig{Name: ref.Name, Now: cfg.Now, Intent: Intent{
-			Host: cfg.Host, Begun: cfg.Now().UTC(), System: old.System, Start: old.Start, Program: cfg.Program, Parents: []Ref{ref},
-		}},
-	}
-	data, err := envelope.Encode(intentKind, intentVersion, p.cfg.Intent)
-	if err != nil {
-		return Ref{}, err
-	}
-	if err := createOnce(ctx, b, p.ref.intentKey(), data); err != nil { // W1
-		return Ref{}, err
-	}
+	p := &Push{store: &Store{bucket: b}, ref: run, cfg: PushConfig{Name: ref.Name, Now: cfg.Now, Intent: intent}}
 	if err := p.readopt(ctx, old, cfg.WAL); err != nil {
 		if errors.Is(err, errUndecided) {
 			return Ref{}, err

@@ -15,7 +15,6 @@ import (
 	"wal-e/internal/chunk"
 	"wal-e/internal/envelope"
 	"wal-e/internal/postgres"
-	"wal-e/internal/runid"
 	"wal-e/internal/storage"
 )
 
@@ -103,19 +102,12 @@ type Stats struct {
 // the run is aborted.
 func (s *Store) Begin(ctx context.Context, cfg PushConfig) (*Push, error) {
 	cfg.setDefaults()
-	run, err := runid.New(cfg.Now(), nil)
-	if err != nil {
-		return nil, err
-	}
-	p := &Push{store: s, cfg: cfg, ref: Ref{Name: cfg.Name, Run: run}, log: s.log, sizes: make(map[uint32]int64), indexed: cfg.Now()}
 	cfg.Intent.Begun = cfg.Now().UTC()
-	data, err := envelope.Encode(intentKind, intentVersion, cfg.Intent)
+	ref, err := createIntent(ctx, s.bucket, cfg.Name, cfg.Intent, cfg.Now)
 	if err != nil {
 		return nil, err
 	}
-	if err := createOnce(ctx, s.bucket, p.ref.intentKey(), data); err != nil {
-		return nil, err
-	}
+	p := &Push{store: s, cfg: cfg, ref: ref, log: s.log, sizes: make(map[uint32]int64), indexed: cfg.Now()}
 	if err := p.prepare(ctx); err != nil {
 		return nil, errors.Join(err, p.Abort(ctx, err.Error()))
 	}

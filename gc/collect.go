@@ -203,7 +203,7 @@ func (c *collector) lookAgain(ctx context.Context) (*view, error) {
 	if err == nil && c.cfg.skip.rereadAll {
 		for _, r := range after.runs {
 			if known := c.before.byID[r.Ref.Run]; r.state == valid && (known == nil || known.state != valid) {
-				r.state, r.outcome = open, nil
+				r.state, r.outcome = deleted, nil
 			}
 		}
 	}

@@ -1,12 +1,245 @@
 package gc_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"wal-e/chunkstore"
+	"wal-e/gc"
+	"wal-e/internal/envelope"
 	"wal-e/internal/storage"
 )
 
-// A mutation is a step of the push that is left out.
+// A mutation is a step of the push that is left out, by a bucket that doesn't
+// do what the push asks for.
 type mutation string
 
-func (m mutation) wrap(b storage.Bucket) storage.Bucket { return b }
+const (
+	intentLate  mutation = "W1 after W2"
+	marksUnread mutation = "W2 reads no marks"
+	marksEarly  mutation = "W2 lists marks before W1"
+	noRecheck   mutation = "W4a"
+	noWALCheck  mutation = "W4 looks for the WAL"
+	deafToRace  mutation = "W5 notices a lost race"
+	noW6        mutation = "W6"
+	noHorizon   mutation = "W2 checks the WAL horizon"
+)
 
-func withoutW4a(b storage.Bucket) storage.Bucket { return b }
+func (m mutation) wrap(b storage.Bucket) storage.Bucket {
+	if m == "" {
+		return b
+	}
+	return &mutant{Bucket: b, m: m, lists: make(map[string][]storage.Object)}
+}
+
+// withoutW4a shows a push the packs of others as they were when it first looked.
+func withoutW4a(b storage.Bucket) storage.Bucket { return noRecheck.wrap(b) }
+
+type mutant struct {
+	storage.Bucket
+	m mutation
+
+	mu     sync.Mutex
+	held   map[string][]byte // objects whose creation waits
+	lists  map[string][]storage.Object
+	intent string
+}
+
+func (b *mutant) Create(ctx context.Context, key string, r io.Reader, size int64, meta storage.Meta) error {
+	switch {
+	case b.m == intentLate && strings.HasSuffix(key, ".intent"):
+		data, err := io.ReadAll(r)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.held = map[string][]byte{key: data}
+		return err
+	case b.m == marksEarly && strings.HasSuffix(key, ".intent"):
+		if err := b.remember(ctx, "chunks_006/condemned/"); err != nil {
+			return err
+		}
+	}
+	b.mu.Lock()
+	held := b.held
+	b.held = nil
+	b.mu.Unlock()
+	for k, data := range held {
+		if err := storage.CreateBytes(ctx, b.Bucket, k, data, nil); err != nil {
+			return err
+		}
+	}
+	err := b.Bucket.Create(ctx, key, r, size, meta)
+	if b.m == deafToRace && strings.HasSuffix(key, ".outcome") && errors.Is(err, storage.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+func (b *mutant) remember(ctx context.Context, prefix string) error {
+	list := []storage.Object{}
+	for o, err := range b.Bucket.List(ctx, prefix, "") {
+		if err != nil {
+			return err
+		}
+		list = append(list, o)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lists[prefix] = list
+	return nil
+}
+
+func (b *mutant) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
+	if b.m == marksUnread && prefix == "chunks_006/condemned/" {
+		return func(func(storage.Object, error) bool) {}
+	}
+	if b.m == noRecheck && strings.HasPrefix(prefix, "chunks_006/packs/") {
+		b.mu.Lock()
+		known := b.lists[prefix]
+		b.mu.Unlock()
+		if len(known) == 0 {
+			if err := b.remember(ctx, prefix); err != nil {
+				return func(yield func(storage.Object, error) bool) { yield(storage.Object{}, err) }
+			}
+		}
+	}
+	b.mu.Lock()
+	known, ok := b.lists[prefix]
+	b.mu.Unlock()
+	if !ok {
+		return b.Bucket.List(ctx, prefix, after)
+	}
+	return func(yield func(storage.Object, error) bool) {
+		for _, o := range known {
+			if !yield(o, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (b *mutant) Stat(ctx context.Context, key string) (storage.Attributes, error) {
+	if b.m == noW6 && strings.HasSuffix(key, ".intent") || b.m == noWALCheck && strings.HasPrefix(key, "wal_006/") {
+		return storage.Attributes{}, nil
+	}
+	return b.Bucket.Stat(ctx, key)
+}
+
+func (b *mutant) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if b.m != noHorizon || !strings.HasPrefix(key, "chunks_006/condemned/") {
+		return b.Bucket.Get(ctx, key, offset, length)
+	}
+	data, err := storage.ReadAll(ctx, b.Bucket, key, 1<<20)
+	if err != nil {
+		return nil, err
+	}
+	var m chunkstore.Mark
+	if err := envelope.Decode(data, "condemned", 1, &m); err != nil {
+		return nil, err
+	}
+	m.Horizons = nil
+	if data, err = envelope.Encode("condemned", 1, m); err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(data)), nil
+}
+
+// A mutationCase is a protocol with a step left out, and within how many seeds
+// the simulator must notice.
+type mutationCase struct {
+	name   string
+	sc     scenario
+	within uint64
+}
+
+func mutationCases() []mutationCase {
+	gcCase := func(name string, skip gc.Skipped, within uint64) mutationCase {
+		return mutationCase{name, scenario{skip: skip}, within}
+	}
+	lenient := func(name string, skip gc.Skipped, within uint64) mutationCase {
+		return mutationCase{name + " (with W4a left out)", scenario{skip: skip, lenient: true}, within}
+	}
+	push := func(m mutation, within uint64) mutationCase {
+		return mutationCase{string(m), scenario{client: m}, within}
+	}
+	return []mutationCase{
+		push(intentLate, 2000),
+		push(marksUnread, 2000),
+		{string(marksEarly) + " (with W4a left out)", scenario{client: marksEarly, lenient: true}, 2000},
+		push(noRecheck, 2000),
+		push(noWALCheck, 2000),
+		push(deafToRace, 2000),
+		push(noW6, 2000),
+		push(noHorizon, 2000),
+		gcCase("G1 lists packs before runs", gc.Skipped{PacksFirst: true}, 2000),
+		gcCase("G1 spares packs of open pushes", gc.Skipped{OwnPacks: true}, 2000),
+		gcCase("G2 before G3", gc.Skipped{MarkFirst: true}, 2000),
+		gcCase("G4 waits", gc.Skipped{Grace: true}, 2000),
+		gcCase("G4 fences by an outcome", gc.Skipped{Abort: true}, 2000),
+		gcCase("G5 lists anew", gc.Skipped{FreshList: true}, 2000),
+		gcCase("G5 reads backups that G1 didn't know", gc.Skipped{RereadAll: true}, 2000),
+		gcCase("fail closed", gc.Skipped{FailClosed: true}, 2000),
+		gcCase("G7 intent before outcome", gc.Skipped{IntentFirst: true}, 2000),
+		gcCase("G7 tombstone last", gc.Skipped{TombstoneLast: true}, 2000),
+		gcCase("condemnations are never taken back", gc.Skipped{NoPardon: true}, 2000),
+		lenient("G7 marks only while no push is open", gc.Skipped{SecondGrace: true}, 2000),
+		gcCase("G7 keeps runs and marks of packs that are left", gc.Skipped{PacksGone: true}, 2000),
+		gcCase("G6 WAL below the marks' horizon", gc.Skipped{HorizonMark: true}, 2000),
+		gcCase("G5 WAL horizon anew", gc.Skipped{HorizonFresh: true}, 2000),
+		gcCase("G7 keeps the highest WAL horizon", gc.Skipped{KeepHorizon: true}, 2000),
+		gcCase("G7 asks for the intent of litter", gc.Skipped{IntentCheck: true}, 2000),
+	}
+}
+
+func TestMutations(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it takes many seeds to miss a step")
+	}
+	for _, c := range mutationCases() {
+		t.Run(c.name, func(t *testing.T) {
+			seed, found := firstFailure(t, c)
+			if found == "" {
+				t.Errorf("%d seeds without %q, and nothing was noticed", c.within, c.name)
+				return
+			}
+			t.Logf("seed %d: %s", seed, found)
+		})
+	}
+}
+
+// firstFailure returns the first seed, or nearly, that fails.
+func firstFailure(t *testing.T, c mutationCase) (uint64, string) {
+	t.Helper()
+	var next, best atomic.Uint64
+	best.Store(c.within)
+	var mu sync.Mutex
+	found := ""
+	t.Run("seeds", func(t *testing.T) {
+		for worker := range 3 * runtime.GOMAXPROCS(0) {
+			t.Run(fmt.Sprint("worker", worker), func(t *testing.T) {
+				t.Parallel()
+				dir, store := simDir(t), newStore(t)
+				for seed := next.Add(1) - 1; seed < best.Load(); seed = next.Add(1) - 1 {
+					if _, failed := runSeed(t, seed, c.sc, dir, store); failed != "" {
+						mu.Lock()
+						if seed < best.Load() {
+							best.Store(seed)
+							found = failed
+						}
+						mu.Unlock()
+					}
+				}
+			})
+		}
+	})
+	return best.Load(), found
+}

@@ -21,6 +21,7 @@ import (
 	"wal-e/internal/postgres"
 	"wal-e/internal/simstore"
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/mem"
 )
 
 // What a seed must have seen at least, so that an idle simulator isn't taken
@@ -48,18 +49,20 @@ type sim struct {
 	sc     scenario
 	rng    *rand.Rand
 	w      *simstore.World
-	store  *chunkstore.Store // its keys and tables are dear to make
+	shared *chunkstore.Store // of another bucket; its keys and tables are dear to make
+	store  *chunkstore.Store // of the world's
 	dir    string
 	hosts  []*host
 	failed string
 
-	begun      map[string]time.Time // when the store got an object
-	committing int                  // pushes that no lifecycle rule may disturb any more
-	lsn        uint64               // segment at which the cluster is
-	versions   [extents]int         // the cluster's content now
+	outcomes   map[string]*chunkstore.Outcome // by key: an outcome never changes
+	committing int                            // pushes that no lifecycle rule may disturb any more
+	lsn        uint64                         // segment at which the cluster is
+	versions   [extents]int                   // the cluster's content now
 	spawned    int
 	kinds      map[string]int
 	lifecycle  bool
+	settling   bool // faults are over
 }
 
 // A host pushes one backup after the other, with its index table.
@@ -96,9 +99,9 @@ func page(i, version int) []byte {
 }
 
 // runSeed runs one seed to its end. It returns what went wrong, and the trace.
-func runSeed(t *testing.T, seed uint64, sc scenario, dir string) (*sim, string) {
+func runSeed(t *testing.T, seed uint64, sc scenario, dir string, store *chunkstore.Store) (*sim, string) {
 	t.Helper()
-	s := &sim{seed: seed, sc: sc, dir: filepath.Join(dir, fmt.Sprint(seed)), begun: make(map[string]time.Time), kinds: make(map[string]int), lsn: 10}
+	s := &sim{seed: seed, sc: sc, shared: store, dir: filepath.Join(dir, fmt.Sprint(seed)), outcomes: make(map[string]*chunkstore.Outcome), kinds: make(map[string]int), lsn: 10}
 	synctest.Test(t, func(t *testing.T) {
 		if err := s.run(); err != nil && s.failed == "" {
 			s.failed = err.Error()
@@ -126,8 +129,6 @@ func (s *sim) run() error {
 		Lose: 0.02, Fail: 0.02, Late: 0.02, Kill: 0.002, Freeze: 0.01,
 		Stick: []float64{0, 0.5, 0.8, 0.95}[r.IntN(4)],
 		Watch: s.watch,
-		// A request to create an intent doesn't outlive the whole life of its run.
-		MayReturn: func(key string) bool { return !strings.HasSuffix(key, ".intent") },
 	}
 	if s.sc.weak {
 		cfg.Lag = lag
@@ -153,26 +154,45 @@ func (s *sim) run() error {
 	return nil
 }
 
-// setUp makes the prefix, the hosts and a first backup.
-func (s *sim) setUp() error {
-	prefix := chunkstore.Prefix{
-		ID: strings.Repeat("a", 32), DedupKey: strings.Repeat("5", 64), Systems: []string{system},
-	}
+const configKey = "chunks_006/config/00000000"
+
+// prefixID is a constant, so that a seed says all.
+const prefixID = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+
+// newStore makes a prefix whose chunks are one page long.
+func newStore(t *testing.T) *chunkstore.Store {
+	t.Helper()
+	prefix := chunkstore.Prefix{ID: prefixID, DedupKey: strings.Repeat("5", 64), Systems: []string{system}}
 	prefix.Chunking.Min, prefix.Chunking.Bits, prefix.Chunking.Max, prefix.Chunking.Extent = extentBytes, 10, extentBytes, extentBytes
 	data, err := envelope.Encode("config", 1, prefix)
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
+	b := mem.New(nil)
+	if err := storage.CreateBytes(t.Context(), b, configKey, data, nil); err != nil {
+		t.Fatal(err)
+	}
+	store, err := chunkstore.Open(t.Context(), b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+// setUp makes the prefix, the hosts and a first backup.
+func (s *sim) setUp() error {
 	ctx := contextForOracle()
-	if err := storage.CreateBytes(ctx, s.w.Direct(), "chunks_006/config/00000000", data, nil); err != nil {
+	data, err := storage.ReadAll(ctx, s.shared.Bucket(), configKey, 1<<20)
+	if err != nil {
 		return err
 	}
-	if s.store, err = chunkstore.Open(ctx, s.w.Direct(), nil); err != nil {
+	if err := storage.CreateBytes(ctx, s.w.Direct(), configKey, data, nil); err != nil {
 		return err
 	}
+	s.store = s.shared.On(s.w.Direct())
 	for i := range 3 {
 		h := &host{name: fmt.Sprintf("host%d", i)}
-		if h.table, err = index.Open(filepath.Join(s.dir, h.name), prefix.ID); err != nil {
+		if h.table, err = index.Open(filepath.Join(s.dir, h.name), prefixID); err != nil {
 			return err
 		}
 		s.hosts = append(s.hosts, h)
@@ -285,10 +305,17 @@ func (s *sim) backups() map[chunkstore.Ref]*chunkstore.Outcome {
 		if !r.Ended() {
 			continue
 		}
-		o, err := chunkstore.ReadOutcome(ctx, s.w.Direct(), r.Ref)
-		if err != nil {
-			s.fail("oracle: %v", err)
-		} else if o.Result == chunkstore.Commit {
+		o := s.outcomes[r.OutcomeKey()]
+		if o == nil {
+			if o, err = chunkstore.ReadOutcome(ctx, s.w.Direct(), r.Ref); err != nil {
+				s.fail("oracle: %v", err)
+				continue
+			}
+			if o.Result == chunkstore.Commit { // a late ABORT may come and go
+				s.outcomes[r.OutcomeKey()] = o
+			}
+		}
+		if o.Result == chunkstore.Commit {
 			valid[r.Ref] = o
 		}
 	}
@@ -360,7 +387,7 @@ func (s *sim) restore(ref chunkstore.Ref, o *chunkstore.Outcome) error {
 			return fmt.Errorf("WAL %s: %w", key, err)
 		}
 	}
-	table, err := index.Open(filepath.Join(s.dir, "oracle", ref.Run.String()), strings.Repeat("a", 32))
+	table, err := index.Open(filepath.Join(s.dir, "oracle", ref.Run.String()), prefixID)
 	if err != nil {
 		return err
 	}
@@ -383,7 +410,9 @@ func (s *sim) checkRemoved(key string) {
 		return
 	}
 	if strings.HasSuffix(key, ".outcome") {
-		s.fail("outcome %s was removed, whose intent stands", key)
+		if s.outcomes[key] != nil {
+			s.fail("outcome %s of a backup was removed", key)
+		}
 		return
 	}
 	data, err := storage.ReadAll(ctx, s.w.Direct(), other, 1<<20)

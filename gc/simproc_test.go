@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"wal-e/chunkstore"
@@ -55,10 +54,11 @@ func (s *sim) beginPush(name string, chance uint64, now func() time.Time) {
 		return
 	}
 	start := s.lsn
-	if (chance>>8)%6 == 0 { // a standby whose last restartpoint is old
+	standby := (chance>>8)%6 == 0 && !s.settling
+	if standby { // its last restartpoint is old
 		start -= min(start-1, (chance>>16)%6)
 	}
-	p := &push{s: s, h: h, now: now, versions: s.versions, start: start, step: 1 + int(chance>>24%3), client: s.sc.client}
+	p := &push{s: s, h: h, now: now, versions: s.versions, start: start, standby: standby, step: 1 + int(chance>>24%3), client: s.sc.client}
 	h.push = s.w.Go(name, p.run)
 }
 
@@ -69,6 +69,7 @@ type push struct {
 	now      func() time.Time
 	versions [extents]int
 	start    uint64 // segment
+	standby  bool   // archives nothing
 	step     int    // extents between flushes
 	client   mutation
 }
@@ -150,7 +151,7 @@ func (p *push) write(ctx context.Context, run *chunkstore.Push, m *manifest) err
 
 // archive is the archiver's part, and then the push's: every segment is there.
 func (p *push) archive(ctx context.Context, b storage.Bucket) error {
-	for n := p.start; n < p.start+2; n++ {
+	for n := p.start; n < p.start+2 && !p.standby; n++ {
 		key := "wal_006/" + system + "/" + postgres.Segment{Timeline: 1, No: n}.Name(segmentSize)
 		if err := storage.CreateBytes(ctx, b, key, []byte("wal"), nil); err != nil && !errors.Is(err, storage.ErrExist) {
 			return err
@@ -290,7 +291,7 @@ func (s *sim) read(ctx context.Context, c *simstore.Client, chance uint64) {
 	if err != nil || o.Result != chunkstore.Commit {
 		return
 	}
-	table, err := index.Open(filepath.Join(s.dir, c.Name()), strings.Repeat("a", 32))
+	table, err := index.Open(filepath.Join(s.dir, c.Name()), prefixID)
 	if err != nil {
 		return
 	}

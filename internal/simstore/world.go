@@ -33,9 +33,6 @@ type Config struct {
 
 	// Watch is called for each change, while all processes are blocked.
 	Watch func(Change)
-	// MayReturn tells whether a late request may create again what was created
-	// and removed before. Nil means that it may.
-	MayReturn func(key string) bool
 }
 
 // A World is a store, its processes, and the requests that wait. Its methods
@@ -248,9 +245,6 @@ func (w *World) apply(r *request) (a answer, finished bool) {
 	now := time.Now()
 	switch r.op {
 	case opCreate:
-		if r.ghost && w.was[r.keys[0]] && w.cfg.MayReturn != nil && !w.cfg.MayReturn(r.keys[0]) {
-			return answer{}, true
-		}
 		if !w.content.create(r.keys[0], r.data, now) {
 			return answer{err: storage.ErrExist}, true
 		}
@@ -319,7 +313,9 @@ func (w *World) Kill(c *Client) {
 		}
 		return false
 	})
-	slices.SortStableFunc(mine, func(a, b *request) int { return cmp.Or(int(a.op)-int(b.op), strings.Compare(w.nameless(a), w.nameless(b))) })
+	slices.SortStableFunc(mine, func(a, b *request) int {
+		return cmp.Or(int(a.op)-int(b.op), strings.Compare(w.nameless(a), w.nameless(b)))
+	})
 	for _, r := range mine {
 		if r.op.changes() && w.rng.IntN(3) == 0 {
 			late := *r
