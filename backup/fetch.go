@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"wal-e/chunkstore"
@@ -292,11 +293,11 @@ func (f *fetcher) openReader(ctx context.Context, useState bool) (fresh bool, er
 	}
 	if f.table == nil {
 		fresh = true
-		name := filepath.Join(f.dir, markerDir, "index.db")
-		if err := os.RemoveAll(name); err != nil {
+		folder := filepath.Join(f.dir, markerDir, "index")
+		if err := os.RemoveAll(folder); err != nil {
 			return fresh, err
 		}
-		if f.table, err = f.cfg.Store.OpenTable(name); err != nil {
+		if f.table, err = f.cfg.Store.OpenTable(filepath.Join(folder, "index.db")); err != nil {
 			return fresh, err
 		}
 	}
@@ -319,8 +320,10 @@ func (f *fetcher) close() {
 	for _, s := range f.sites {
 		_ = s.root.Close()
 	}
+	f.abandon()
 	if f.lock != nil {
+		// A child that is just being forked shares the file, so closing it isn't enough.
+		_ = syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN)
 		_ = f.lock.Close()
 	}
-	f.abandon()
 }

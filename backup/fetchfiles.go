@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -40,7 +41,7 @@ func (f *fetcher) files(ctx context.Context) iter.Seq2[numbered, error] {
 				continue
 			}
 			number++
-			if f.left(e) || f.isKept(e.Path) {
+			if f.left(e) || f.isKept(e.Path, false) {
 				continue
 			}
 			if !yield(numbered{e, number}, nil) {
@@ -64,6 +65,7 @@ type fileWriter struct {
 	mu      sync.Mutex
 	open    map[*restoredFile]bool
 	written int64
+	told    time.Time // when progress was logged
 }
 
 // A restoredFile is a file under way.
@@ -89,7 +91,7 @@ type restoreTask struct {
 
 // writeFiles writes all files that aren't whole yet.
 func (f *fetcher) writeFiles(ctx context.Context) (err error) {
-	w := &fileWriter{f: f, whole: f.survey.whole, open: make(map[*restoredFile]bool)}
+	w := &fileWriter{f: f, whole: f.survey.whole, open: make(map[*restoredFile]bool), told: f.cfg.Now()}
 	tasks := make(chan restoreTask)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -214,9 +216,7 @@ func (w *fileWriter) write(ctx context.Context, t restoreTask, buf []byte) error
 	}
 	r.sums[t.index] = crc32.Checksum(buf, crc32.MakeTable(crc32.Castagnoli))
 	n, err := r.writeAt(buf, list, int64(t.index)*r.entry.Content.Extent)
-	w.mu.Lock()
-	w.written += n
-	w.mu.Unlock()
+	w.progress(ctx, n)
 	if err != nil {
 		return err
 	}
@@ -228,6 +228,21 @@ func (w *fileWriter) write(ctx context.Context, t restoreTask, buf []byte) error
 		return w.finish(r)
 	}
 	return nil
+}
+
+// progressEvery is how often a long fetch says how far it is.
+const progressEvery = time.Minute
+
+// progress counts what was written.
+func (w *fileWriter) progress(ctx context.Context, n int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.written += n
+	if now := w.f.cfg.Now(); now.Sub(w.told) >= progressEvery {
+		w.told = now
+		w.f.cfg.Log.InfoContext(ctx, "restoring", "detail",
+			fmt.Sprintf("%d MB written, of a cluster of %d MB.", w.written>>20, w.f.b.Manifest.Bytes>>20))
+	}
 }
 
 // writeAt writes an extent, but not its holes: the file is as long already, and

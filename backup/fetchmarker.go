@@ -69,14 +69,10 @@ func (m *marker) check(dir string, b *Backup) error {
 // begin makes the directory and the marker's folder, and takes its lock.
 func (f *fetcher) begin() error {
 	if !f.found.exists {
-		if err := os.MkdirAll(filepath.Dir(f.dir), 0o755); err != nil {
+		f.madeDir = true
+		if err := makeDirectory(f.dir); err != nil {
 			return err
 		}
-		err := os.Mkdir(f.dir, 0o700)
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		f.madeDir = err == nil
 	}
 	folder := filepath.Join(f.dir, markerDir)
 	if err := os.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -153,6 +149,24 @@ func (f *fetcher) abandon() {
 	if f.madeDir {
 		_ = os.Remove(f.dir)
 	}
+}
+
+// makeDirectory makes a directory, and its parents as others can read them, and
+// makes those durable. The directory's own place is synced at the end.
+func makeDirectory(dir string) error {
+	if exists(dir) {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if !exists(parent) {
+		if err := makeDirectory(parent); err != nil {
+			return err
+		}
+		if err := errors.Join(os.Chmod(parent, 0o755), syncDirectory(filepath.Dir(parent))); err != nil {
+			return err
+		}
+	}
+	return os.Mkdir(dir, 0o700)
 }
 
 func writeDurably(name string, data []byte, mode fs.FileMode) error {

@@ -15,6 +15,9 @@ import (
 // plan works out what a fetch does, and refuses what can't be done. It changes
 // nothing.
 func (f *fetcher) plan(ctx context.Context) error {
+	for _, err := range f.b.Unreadable {
+		f.warn(ctx, "another backup can't be read", err.Error()+".", "It may be the one that was meant. Run `wal-e verify --all`.")
+	}
 	if err := checkNoServer(f.dir); err != nil {
 		return err
 	}
@@ -109,7 +112,7 @@ func (f *fetcher) planRecovery(ctx context.Context) error {
 		return errors.New("an offline backup is consistent as it is: fetch it without a recovery")
 	}
 	f.report.Recovery = r.report(f.version, p, f.blind())
-	if f.report.Recovery.File == recoveryConf && f.isKept(recoveryConf) {
+	if f.report.Recovery.File == recoveryConf && f.isKept(recoveryConf, false) {
 		return fmt.Errorf("%s has a recovery.conf: move it away, or replace it with --overwrite-config", f.dir)
 	}
 	if len(p.beside) > 0 && !r.Standby {

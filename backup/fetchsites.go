@@ -47,7 +47,7 @@ func (f *fetcher) openSites() error {
 	}
 	root := f.sites[0].root
 	if d := f.report.WALDir; d != "" {
-		if err := os.MkdirAll(d, 0o700); err != nil {
+		if err := makeDirectory(d); err != nil {
 			return err
 		}
 		if err := f.link(root, walDirectory(f.version), d); err != nil {
@@ -65,7 +65,7 @@ func (f *fetcher) openSites() error {
 			continue
 		}
 		name := fmt.Sprintf("pg_tblspc/%d", s.OID)
-		if err := makeSpace(s); err != nil {
+		if err := makeDirectory(s.dir); err != nil {
 			return err
 		}
 		if err := f.link(root, name, s.dir); err != nil {
@@ -189,13 +189,11 @@ func (f *fetcher) left(e Entry) bool {
 	return ok && f.survey.leftOut[oid]
 }
 
-// isKept tells whether what is at a path was there before and stays.
-func (f *fetcher) isKept(p string) bool {
-	if f.cfg.OverwriteConfig {
-		return false
-	}
+// isKept tells whether what is at a path was there before and stays: files unless
+// they are to be replaced, and folders that a link leads to, with all in them.
+func (f *fetcher) isKept(p string, folder bool) bool {
 	for _, k := range f.report.KeptConfig {
-		if p == k || strings.HasPrefix(p, k+"/") { // k may be a link to a folder
+		if p == k && (folder || !f.cfg.OverwriteConfig) || strings.HasPrefix(p, k+"/") {
 			return true
 		}
 	}
@@ -206,7 +204,7 @@ func (f *fetcher) isKept(p string) bool {
 // end: one may not be writable.
 func (f *fetcher) makeDirectories() error {
 	for _, e := range f.survey.dirs {
-		if f.left(e) || f.isKept(e.Path) {
+		if f.left(e) || f.isKept(e.Path, true) {
 			continue
 		}
 		s, rel := f.site(e.Path)
@@ -236,7 +234,7 @@ func (f *fetcher) makeDirectories() error {
 // and makes their entries durable.
 func (f *fetcher) settleDirectories() error {
 	for _, e := range slices.Backward(f.survey.dirs) {
-		if f.left(e) || f.isKept(e.Path) {
+		if f.left(e) || f.isKept(e.Path, true) {
 			continue
 		}
 		s, rel := f.site(e.Path)
@@ -257,7 +255,7 @@ func (f *fetcher) settleDirectories() error {
 		if err := f.settleDirectory(s.root, ".", made); err != nil {
 			return fmt.Errorf("restore %s: %w", s.dir, err)
 		}
-		if err := syncDirectory(filepath.Dir(s.dir)); err != nil {
+		if err := syncDirectory(filepath.Dir(realPath(s.dir))); err != nil {
 			return err
 		}
 	}

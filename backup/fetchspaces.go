@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -180,14 +179,10 @@ func (f *fetcher) place(t Tablespace, w wish) (space, error) {
 		return s, nil
 	}
 	if s.dir != "" {
-		return s, checkTarget(s.dir)
+		return s, checkTarget(s)
 	}
 	s.dir = filepath.Clean(t.Location)
-	err := checkTarget(s.dir)
-	if err == nil && !exists(filepath.Dir(s.dir)) {
-		err = fmt.Errorf("%s doesn't exist (is its file system mounted?)", filepath.Dir(s.dir))
-	}
-	if err != nil {
+	if err := checkTarget(s); err != nil {
 		return s, fmt.Errorf("it can't go back to where it was: %w: say where with --tablespace-map %d=DIR, or make a link pg_tblspc/%d to an empty directory", err, t.OID, t.OID)
 	}
 	return s, nil
@@ -206,13 +201,17 @@ func (f *fetcher) placeAgain(s space) (space, error) {
 	return s, nil
 }
 
-// checkTarget refuses a directory that isn't empty. It may be absent.
-func checkTarget(dir string) error {
-	err := checkEmpty(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// checkTarget refuses a directory that isn't empty. It may be absent, but not its
+// parents, unless people named it: a file system may not be mounted.
+func checkTarget(s space) error {
+	err := checkEmpty(s.dir)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return err
+	if parent := filepath.Dir(s.dir); !s.deep && !exists(parent) {
+		return fmt.Errorf("%s doesn't exist (is its file system mounted?)", parent)
+	}
+	return nil
 }
 
 // checkApart refuses directories that are in one another, or one and the same.
@@ -261,16 +260,6 @@ func realPath(p string) string {
 	}
 }
 
-// ParseTablespaceMapping parses OID=DIR or NAME=DIR, as it is given on a
-// command line.
-func ParseTablespaceMapping(s string) (space, dir string, err error) {
-	space, dir, ok := strings.Cut(s, "=")
-	if !ok || space == "" || !filepath.IsAbs(dir) {
-		return "", "", fmt.Errorf("tablespace map %q: want OID=DIR or NAME=DIR with an absolute path", s)
-	}
-	return space, dir, nil
-}
-
 // spaceOID returns the tablespace that an entry's path is in, and whether the
 // path is the tablespace's link or directory itself.
 func spaceOID(p string) (oid uint32, itself, ok bool) {
@@ -281,15 +270,4 @@ func spaceOID(p string) (oid uint32, itself, ok bool) {
 	number, _, below := strings.Cut(rest, "/")
 	n, err := strconv.ParseUint(number, 10, 32)
 	return uint32(n), !below, err == nil
-}
-
-// makeSpace makes the directory of a tablespace unless it is there.
-func makeSpace(s space) error {
-	if s.deep {
-		return os.MkdirAll(s.dir, 0o700)
-	}
-	if err := os.Mkdir(s.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
 }

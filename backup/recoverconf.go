@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -62,19 +63,24 @@ func (c *serverConf) read(name string, depth int) {
 		case "include", "include_if_exists":
 			c.read(at, depth+1)
 		case "include_dir":
-			files, _ := filepath.Glob(filepath.Join(escapeGlob(at), "[!.]*.conf")) // the pattern is valid
-			slices.Sort(files)
-			for _, f := range files {
-				c.read(f, depth+1)
-			}
+			c.readDir(at, depth+1)
 		default:
 			c.settings[key] = value
 		}
 	}
 }
 
-func escapeGlob(s string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(s)
+// readDir reads the files of a folder that PostgreSQL would.
+func (c *serverConf) readDir(dir string, depth int) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if name := e.Name(); strings.HasSuffix(name, ".conf") && !strings.HasPrefix(name, ".") {
+			c.read(filepath.Join(dir, name), depth)
+		}
+	}
 }
 
 // parseConfLine parses "name = value # comment" (guc-file.l).
@@ -150,6 +156,11 @@ func (c serverConf) lowParameters(control *postgres.ControlFile, v postgres.Vers
 // setUpRecovery writes the settings and the signal file, and reads the
 // configuration that stands then for what people should know.
 func (f *fetcher) setUpRecovery(ctx context.Context) error {
+	if f.marker != nil {
+		if err := f.clearRecovery(); err != nil {
+			return fmt.Errorf("remove recovery settings of an earlier try: %w", err)
+		}
+	}
 	about := fmt.Sprintf("of backup %s, fetched at %s", f.b.Ref, f.cfg.Now().UTC().Format("2006-01-02 15:04:05 UTC"))
 	if rep := f.report.Recovery; rep != nil {
 		if err := f.writeRecovery(rep, about); err != nil {
@@ -158,6 +169,27 @@ func (f *fetcher) setUpRecovery(ctx context.Context) error {
 	}
 	f.adviseConfiguration(ctx, readServerConf(f.dir))
 	return nil
+}
+
+// clearRecovery removes what an earlier try with other options wrote.
+func (f *fetcher) clearRecovery() error {
+	names := []string{recoverySignal, standbySignal}
+	if !f.isKept(recoveryConf, false) {
+		names = append(names, recoveryConf)
+	}
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(f.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	conf, err := os.ReadFile(filepath.Join(f.dir, autoConf))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if without := appendBlock(conf, "", nil); err == nil && !bytes.Equal(conf, without) {
+		err = f.putFile(autoConf, without, f.fileMode())
+	}
+	return err
 }
 
 func (f *fetcher) writeRecovery(rep *RecoveryReport, about string) error {

@@ -91,7 +91,10 @@ func parseTargetTime(s string, zone *time.Location) (time.Time, error) {
 	if zone == nil {
 		zone = time.UTC
 	}
-	plain := strings.Replace(strings.TrimSpace(s), "T", " ", 1)
+	plain := strings.TrimSpace(s)
+	if day := len("2006-01-02"); len(plain) > day && plain[day] == 'T' {
+		plain = plain[:day] + " " + plain[day+1:]
+	}
 	for _, layout := range []string{"2006-01-02 15:04:05.999999999", "2006-01-02 15:04", "2006-01-02"} {
 		for _, offset := range []string{"Z07:00", "Z0700", "Z07", " Z07:00", " Z0700", " Z07"} {
 			if t, err := time.Parse(layout+offset, plain); err == nil {
