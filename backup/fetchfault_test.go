@@ -301,6 +301,18 @@ func TestFetchDamagedState(t *testing.T) {
 		mustFetch(t, cfg)
 		c.check(t, to)
 	}
+	mustFetch(t, cfg.to(newTarget(t)))
+	sound := read(t, name)
+	for i := 0; i < len(sound); i += max(1, len(sound)/20) {
+		data := []byte(sound)
+		for j := i; j < min(i+600, len(data)); j++ {
+			data[j] ^= 0x55
+		}
+		write(t, name, string(data))
+		to := newTarget(t)
+		mustFetch(t, cfg.to(to))
+		c.check(t, to)
+	}
 	write(t, name, "no table")
 	mustFetch(t, cfg.to(newTarget(t)))
 	for _, stateDir := range []func(string, string) (string, error){
