@@ -326,8 +326,20 @@ func (p *Push) writeIndex(ctx context.Context, least int) error {
 }
 
 // Flush makes everything that was given durable, with the index over it. No
-// Writer may be at work. The Push can be used on afterwards.
+// Writer may be at work. The Push can be used on afterwards, but after an error
+// only to be aborted: what couldn't be stored is given up.
 func (p *Push) Flush(ctx context.Context) error {
+	err := p.flush(ctx)
+	if err != nil {
+		p.fail(err)
+	}
+	return err
+}
+
+func (p *Push) flush(ctx context.Context) error {
+	if p.uploading.Err() != nil {
+		return context.Cause(p.uploading)
+	}
 	enc, err := newEncoder()
 	if err != nil {
 		return err
