@@ -269,6 +269,9 @@ func (p *Push) Ban(packs []index.PackID) {
 	var kept Footprint
 	for _, b := range packs {
 		p.banned.Add(b)
+		if b.Run == p.ref.Run {
+			p.own = recentSet{} // it held chunks that count as stored
+		}
 	}
 	for pack := range p.footprint.All() {
 		if !p.banned.Has(pack) {
@@ -276,7 +279,6 @@ func (p *Push) Ban(packs []index.PackID) {
 		}
 	}
 	p.footprint = kept
-	p.own = recentSet{} // an own pack that was banned held chunks that count as stored
 }
 
 // ErrFenced is wrapped by Commit when the run was aborted from outside.
