@@ -29,7 +29,7 @@ func allowed() map[string][]string {
 		"backup":     append([]string{"chunkstore", "index", "internal/chunk", "internal/envelope", "internal/runid"}, postgresAndStorage...),
 		"wal":        postgresAndStorage,
 		"compat":     postgresAndStorage,
-		"cmd/wal-e": {"backup", "chunkstore", "compat", "index", "wal", "internal/logging", "internal/postgres", "internal/runid",
+		"cmd/wal-e": {"backup", "chunkstore", "compat", "gc", "index", "wal", "internal/logging", "internal/postgres", "internal/runid",
 			"internal/storage", "internal/storage/file"},
 		"gc":                {"chunkstore", "index", "internal/envelope", "internal/runid", "internal/postgres", "internal/storage"},
 		"internal/simstore": postgresAndStorage,

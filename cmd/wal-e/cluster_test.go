@@ -203,7 +203,8 @@ func TestMainJob(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, major int) {
 		a := newArchive(t)
-		c := a.start(t, pgtest.Options{Major: major, DataChecksums: true})
+		segment := map[int]int{13: 1, 15: 16, 18: 64}[major] // MB
+		c := a.start(t, pgtest.Options{Major: major, DataChecksums: true, SegmentSizeMB: segment})
 		c.Pgbench(t, "-i", "-q", "-s", "4")
 		inTablespace(t, c)
 		stop := load(t, c)

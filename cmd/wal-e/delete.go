@@ -1,0 +1,268 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"wal-e/gc"
+	"wal-e/internal/storage"
+)
+
+// deleteFlags are the options of delete, before or behind its subcommand.
+type deleteFlags struct {
+	dryRun, confirm, json bool
+	keepWithin            string
+	daily, weekly         int
+	monthly               int
+	pitr                  string
+	collect               collectFlags
+}
+
+const deleteLong = `Delete backups, and then what no backup needs any more: packs of chunks and WAL.
+Nothing is deleted without --confirm; --dry-run beats it. Deleting is safe beside
+running pushes: what one of them might need waits until it has ended, and the
+next delete or gc goes on.
+
+WAL goes that is older than the oldest backup that stays, also when no backup is
+deleted. A backup marked with backup-mark --keep stays.`
+
+func newDeleteCommand(a *app) *cobra.Command {
+	f := &deleteFlags{}
+	cmd := &cobra.Command{
+		Use:     "delete SUBCOMMAND",
+		Short:   "delete backups and WAL that are no longer needed",
+		Long:    deleteLong,
+		Example: "  wal-e delete retain 7\n  wal-e delete --confirm retain 14d",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return &usageError{cmd, "missing subcommand: want before, retain, everything or old-versions"}
+		},
+	}
+	flags := cmd.PersistentFlags()
+	flags.SortFlags = false
+	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "only say what would be deleted; this is the default, and beats --confirm")
+	flags.BoolVar(&f.confirm, "confirm", false, "really delete")
+	flags.BoolVar(&f.json, "json", false, "print the plan and the report as JSON")
+	flags.StringVar(&f.keepWithin, "keep-within", "", "delete nothing taken or stored within `PERIOD` (7d, 36h, 2w), whatever was pushed since")
+	f.collect.bind(flags)
+	cmd.AddCommand(newDeleteBeforeCommand(a, f), newDeleteRetainCommand(a, f), newDeleteEverythingCommand(a, f), newDeleteOldCommand(a, f))
+	return cmd
+}
+
+func newDeleteBeforeCommand(a *app, f *deleteFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:     "before BEFORE_SEGMENT_EXCLUSIVE",
+		Short:   "delete backups older than a backup or a WAL segment",
+		Long:    "Delete what is older than a backup, by name, or than a WAL segment. The name need not exist.",
+		Example: "  wal-e delete --confirm before base_000000010000000000000007_00000216",
+		Args:    arguments("BEFORE_SEGMENT_EXCLUSIVE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return f.run(a, cmd, func(p *gc.Policy) (err error) {
+				p.Before, err = gc.ParsePosition(args[0])
+				return err
+			})
+		},
+	}
+}
+
+func newDeleteRetainCommand(a *app, f *deleteFlags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "retain [NUM_TO_RETAIN]",
+		Short: "keep the newest backups",
+		Long: `Keep the newest N backups of each cluster, or with a period such as 14d those of
+that time and the one before it. --daily, --weekly and --monthly keep further
+ones, and --pitr thins WAL: any moment of the last PERIOD can be restored, and of
+older backups just themselves.`,
+		Example: "  wal-e delete --confirm retain 7\n  wal-e delete --confirm retain 7d --weekly 5 --monthly 12 --pitr 7d",
+		Args:    arguments("[NUM_TO_RETAIN]"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return f.run(a, cmd, func(p *gc.Policy) (err error) {
+				p.Daily, p.Weekly, p.Monthly = f.daily, f.weekly, f.monthly
+				if len(args) == 1 {
+					if p.Retain, p.RetainFor, err = gc.ParseRetain(args[0]); err != nil {
+						return err
+					}
+				}
+				if f.pitr != "" {
+					p.PITR, err = gc.ParsePeriod(f.pitr)
+				}
+				return err
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.IntVar(&f.daily, "daily", 0, "keep the newest backup of each of the last `N` days (UTC) that have one")
+	flags.IntVar(&f.weekly, "weekly", 0, "keep the newest backup of each of the last `N` ISO weeks that have one")
+	flags.IntVar(&f.monthly, "monthly", 0, "keep the newest backup of each of the last `N` months that have one")
+	flags.StringVar(&f.pitr, "pitr", "", "keep what restores any moment of the last `PERIOD`; of older backups just the WAL that makes them consistent")
+	return cmd
+}
+
+func newDeleteEverythingCommand(a *app, f *deleteFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:     "everything",
+		Short:   "delete all backups and WAL",
+		Long:    "Delete all backups and WAL; the parameters of the prefix stay. It fails while a backup is marked to be kept.",
+		Example: "  wal-e delete --confirm everything",
+		Args:    arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.run(a, cmd, func(p *gc.Policy) error {
+				p.Everything = true
+				return nil
+			})
+		},
+	}
+}
+
+// run decides by a policy, says what that means, and deletes when confirmed.
+func (f *deleteFlags) run(a *app, cmd *cobra.Command, set func(p *gc.Policy) error) error {
+	var p gc.Policy
+	err := set(&p)
+	if err == nil && f.keepWithin != "" {
+		p.KeepWithin, err = gc.ParsePeriod(f.keepWithin)
+	}
+	if err == nil {
+		err = p.Check()
+	}
+	if err != nil {
+		return &usageError{cmd, err.Error()}
+	}
+	collect, err := f.collect.config()
+	if err != nil {
+		return &usageError{cmd, err.Error()}
+	}
+	collect.DryRun, collect.Everything = f.dryRun || !f.confirm, p.Everything
+	return a.do(cmd, func(ctx context.Context, s *session) error { return f.delete(ctx, s, p, collect) })
+}
+
+func (f *deleteFlags) delete(ctx context.Context, s *session, p gc.Policy, collect gc.Config) error {
+	b, err := s.openForDelete(ctx)
+	if err != nil {
+		return err
+	}
+	catalog, err := gc.ReadCatalog(ctx, b, deleteRequests, nil)
+	if err != nil {
+		return err
+	}
+	plan, err := gc.Decide(p, catalog, time.Now())
+	if err != nil {
+		return err
+	}
+	log := s.log.With("logger", "wal_e.operator.backup")
+	writeRecords(ctx, log, append([]gc.Record{gc.StartRecord(collect.DryRun)}, plan.Records(b.URL(), collect.DryRun)...))
+	collect.Bucket, collect.Host, collect.Log, collect.Ranges = b, hostname(), log, plan.Ranges()
+	report, err := gc.Delete(ctx, collect, plan.Victims())
+	if report != nil && f.json {
+		err = errors.Join(err, json.NewEncoder(s.stdout).Encode(struct {
+			Plan   *gc.Plan   `json:"plan"`
+			Report *gc.Report `json:"report"`
+		}{plan, report}))
+	} else if report != nil {
+		logCollected(ctx, log, report)
+	}
+	return err
+}
+
+// deleteRequests is how many requests a delete has under way at once.
+const deleteRequests = 16
+
+// openForDelete opens the archive, which must not be a classic one: of that,
+// nothing can be deleted yet.
+func (s *session) openForDelete(ctx context.Context) (storage.Bucket, error) {
+	b, err := s.openBucket(use{requests: deleteRequests, reads: true})
+	if err != nil {
+		return nil, err
+	}
+	return b, s.requireDedup(ctx, b)
+}
+
+func writeRecords(ctx context.Context, log *slog.Logger, records []gc.Record) {
+	for _, r := range records {
+		log.InfoContext(ctx, r.Msg, (&message{detail: r.Detail, hint: r.Hint}).attrs()...)
+	}
+}
+
+// logCollected says what a collection did and whom it waits for.
+func logCollected(ctx context.Context, log *slog.Logger, r *gc.Report) {
+	text := "collected what no backup needs"
+	verb := "Freed"
+	if r.DryRun {
+		text, verb = "what a collection would free", "Would free"
+	}
+	detail := fmt.Sprintf("%s %s: %d packs and %d WAL files. %d backups stay; of what deleted backups stored, others share %s.",
+		verb, bytesText(r.Freed.Bytes()), r.Freed.Packs, r.Freed.WAL, r.Kept, bytesText(r.Shared.Bytes()))
+	log.InfoContext(ctx, text, "detail", detail)
+	if len(r.Waiting) == 0 {
+		return
+	}
+	var who strings.Builder
+	for _, w := range r.Waiting {
+		fmt.Fprintf(&who, "\n%s on %s (pid %d) since %s", w.Ref.Name, w.Host, w.PID, w.Since.UTC().Format(time.RFC3339))
+	}
+	log.WarnContext(ctx, "pending: pushes under way may still need some of it",
+		"detail", fmt.Sprintf("%s are freed once these have ended:%s", bytesText(r.Pending.Bytes()), who.String()),
+		"hint", "The next delete or gc goes on. --wait waits for them, --abort-running ends them.")
+}
+
+func newDeleteOldCommand(a *app, f *deleteFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:     "old-versions",
+		Short:   "delete what layouts before 005 left",
+		Long:    "Delete the folders of layouts 000 to 004, which no program of today reads.",
+		Example: "  wal-e delete --confirm old-versions",
+		Args:    arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.do(cmd, func(ctx context.Context, s *session) error {
+				return deleteOldVersions(ctx, s, f.dryRun || !f.confirm)
+			})
+		},
+	}
+}
+
+func deleteOldVersions(ctx context.Context, s *session, dryRun bool) error {
+	b, err := s.openBucket(use{requests: deleteRequests, reads: true})
+	if err != nil {
+		return err
+	}
+	log := s.log.With("logger", "wal_e.operator.backup")
+	writeRecords(ctx, log, []gc.Record{gc.StartRecord(dryRun)})
+	for _, folder := range gc.OldVersions() {
+		if err := deleteFolder(ctx, log, b, folder, dryRun); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteFolder deletes all objects below a folder, a batch at a time.
+func deleteFolder(ctx context.Context, log *slog.Logger, b storage.Bucket, folder string, dryRun bool) error {
+	const batch = 1000
+	var keys []string
+	flush := func() error {
+		if len(keys) == 0 || dryRun {
+			return nil
+		}
+		err := b.Delete(ctx, keys...)
+		keys = keys[:0]
+		return err
+	}
+	for o, err := range b.List(ctx, folder, "") {
+		if err != nil {
+			return err
+		}
+		writeRecords(ctx, log, []gc.Record{gc.KeyRecord(b.URL(), o.Key, true, dryRun)})
+		if keys = append(keys, o.Key); len(keys) >= batch {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return flush()
+}
