@@ -274,6 +274,11 @@ func printFetched(w io.Writer, r *backup.FetchReport) error {
 		fmt.Fprintf(&b, "  resumed: %d files were whole already\n", r.Resumed)
 	}
 	printRecovery(&b, r.Recovery)
+	if !r.Done { // a fetch logs them as it goes
+		for _, w := range r.Warnings {
+			fmt.Fprintf(&b, "warning: %s\n", w)
+		}
+	}
 	for _, next := range r.Next {
 		fmt.Fprintf(&b, "next: %s\n", next)
 	}
@@ -285,7 +290,11 @@ func printRecovery(b *strings.Builder, r *backup.RecoveryReport) {
 	if r == nil {
 		return
 	}
-	fmt.Fprintf(b, "  recovery target: %s, timeline %s\n", r.Target, r.Timeline)
+	fmt.Fprintf(b, "  recovery target: %s, timeline %s", r.Target, r.Timeline)
+	if r.Action != "" {
+		fmt.Fprintf(b, ", then %s", r.Action)
+	}
+	b.WriteString("\n")
 	for _, s := range append(r.Settings, r.AutoSettings...) {
 		fmt.Fprintf(b, "    %s\n", s)
 	}
