@@ -209,6 +209,12 @@ func (p *pusher) fencePredecessors(ctx context.Context) error {
 		if errors.Is(err, storage.ErrNotExist) {
 			continue // collected since it was listed
 		}
+		if isDamage(err) {
+			// Whose it is can't be told, so it is left alone.
+			p.log.WarnContext(ctx, "intent of a push can't be read", "detail", err.Error(),
+				"hint", "Backups go on, but nothing is deleted until that object is removed; see first that no other host is pushing.")
+			continue
+		}
 		if err != nil {
 			return err
 		}
