@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -127,10 +128,34 @@ func (s *Store) addDirectories(ctx context.Context, u *index.Update, want *Footp
 			bare = append(bare, p)
 		}
 	}
-	dirs := make([]*index.Pack, len(bare))
+	// A directory of full packs is some 30 KB in memory; an archive that lost its
+	// index has as many as it has packs.
+	for batch := range slices.Chunk(bare, directoryBatch) {
+		dirs, err := s.readDirectories(ctx, batch, sizes)
+		if err != nil {
+			return err
+		}
+		for i, p := range batch {
+			if dirs[i] == nil {
+				continue
+			}
+			if err := u.AddPack(p, *dirs[i]); err != nil {
+				return asTableError(err)
+			}
+		}
+	}
+	return nil
+}
+
+// directoryBatch is how many directories of packs are held at once.
+const directoryBatch = 64
+
+// readDirectories reads the directories of packs, nil for one that is of no use.
+func (s *Store) readDirectories(ctx context.Context, packs []index.PackID, sizes map[index.PackID]int64) ([]*index.Pack, error) {
+	dirs := make([]*index.Pack, len(packs))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchers)
-	for i, p := range bare {
+	for i, p := range packs {
 		g.Go(func() error {
 			dir, err := s.readDirectory(gctx, p, sizes)
 			if isPackDamage(err) {
@@ -141,18 +166,7 @@ func (s *Store) addDirectories(ctx context.Context, u *index.Update, want *Footp
 			return err
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	for i, p := range bare {
-		if dirs[i] == nil {
-			continue
-		}
-		if err := u.AddPack(p, *dirs[i]); err != nil {
-			return asTableError(err)
-		}
-	}
-	return nil
+	return dirs, g.Wait()
 }
 
 // isPackDamage tells a pack that can't be used from a store that can't be read.
