@@ -312,7 +312,7 @@ func (p *Push) Commit(ctx context.Context, manifest any) error {
 	}
 	_, err = p.store.bucket.Stat(ctx, p.ref.intentKey())
 	if errors.Is(err, storage.ErrNotExist) {
-		return fmt.Errorf("backup %s: its intent is gone after the commit (deleted while it was pushed?): %w", p.ref, err)
+		return fmt.Errorf("backup %s: %w, and a collection removed its intent: run the backup again: %w", p.ref, ErrFenced, err)
 	}
 	if err != nil {
 		return fmt.Errorf("backup %s was committed, but whether its intent still stands can't be seen: %w", p.ref, err)

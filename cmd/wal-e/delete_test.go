@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -124,5 +125,42 @@ func TestDeleteBesideAPush(t *testing.T) {
 	if r := a.must(t, c, "backup-list"); strings.Contains(r.stdout, first.Name) {
 		t.Errorf("%s was deleted but is listed:\n%s", first.Name, r.stdout)
 	}
+	a.verified(t, c)
+}
+
+// A push that was frozen for longer than anybody waits and then wakes up finds
+// itself declared dead: it fails, and nothing is lost.
+func TestFrozenPush(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	c := a.start(t, pgtest.Options{})
+	c.Pgbench(t, "-i", "-q", "-s", "3")
+	a.push(t, c)
+	c.Exec(t, "UPDATE pgbench_accounts SET filler = md5(aid::text)")
+	frozen := a.command(t, c, "backup-push", "--checkpoint", "fast", "--cluster-read-rate-limit", "20000000", c.Dir)
+	var stderr strings.Builder
+	frozen.Stderr = &stderr
+	if err := frozen.Start(); err != nil {
+		t.Fatal(err)
+	}
+	intents := filepath.Join(a.prefix, "basebackups_006", "*", "*.intent")
+	for found, _ := filepath.Glob(intents); len(found) < 2; found, _ = filepath.Glob(intents) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := frozen.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	a.must(t, c, "delete", "--confirm", "--abort-running", "retain", "1")
+	if err := frozen.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := frozen.Wait(); err == nil {
+		t.Errorf("a push that was declared dead exited 0\n%s", stderr.String())
+	} else if !strings.Contains(stderr.String(), "declared dead") {
+		t.Errorf("the push doesn't say that it was declared dead:\n%s", stderr.String())
+	}
+	a.verified(t, c)
+	a.push(t, c)
+	a.must(t, c, "delete", "--confirm", "retain", "1")
 	a.verified(t, c)
 }
