@@ -37,6 +37,9 @@ type PushConfig struct {
 
 	Workers  int   // cores that read, hash and compress; 0 means 4
 	ReadRate int64 // bytes read per second in all; 0 means no limit
+	// Rewrite is how many bytes of sparse packs are stored anew at most; 0 means
+	// 1 GiB, negative none.
+	Rewrite int64
 
 	// MissingWAL returns those of names that the archive lacks, in order.
 	MissingWAL func(ctx context.Context, system string, names []string) ([]string, error)
@@ -253,7 +256,7 @@ func (p *pusher) begin(ctx context.Context, tl postgres.Timeline, start postgres
 		intent.HostID = p.state.hostID
 	}
 	var err error
-	p.push, err = p.store.Begin(ctx, chunkstore.PushConfig{Name: name, Intent: intent, Table: p.table, Now: p.cfg.Now})
+	p.push, err = p.store.Begin(ctx, chunkstore.PushConfig{Name: name, Intent: intent, Table: p.table, Rewrite: p.cfg.Rewrite, Now: p.cfg.Now})
 	if err != nil {
 		return err
 	}

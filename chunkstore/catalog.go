@@ -59,6 +59,9 @@ type Outcome struct {
 	// Manifest is package backup's; Footprint names the packs it needs.
 	Manifest  json.RawMessage `json:"manifest,omitempty"`
 	Footprint Footprint       `json:"footprint"`
+	// Sparse are the packs of the footprint of which the backup needs little.
+	// The next push refers to them no more.
+	Sparse []SparsePack `json:"sparse,omitempty"`
 }
 
 const (

@@ -22,6 +22,7 @@ type domain struct {
 	sizes   map[index.PackID]int64 // of stored packs of the runs drawn on
 	marks   []string               // keys of the marks that W2 listed
 	missing []index.PackID         // packs that the parent needs and that are gone
+	sparse  []SparsePack           // packs of which the parent needs little
 }
 
 // findParent returns the newest valid backup of a cluster: the one with the
@@ -93,6 +94,7 @@ func (s *Store) findDomain(ctx context.Context, own runid.ID, system string) (*d
 	var need Footprint
 	if found {
 		need.Union(&outcome.Footprint)
+		d.sparse = outcome.Sparse
 		d.parents = append(d.parents, parent.Ref)
 	}
 	unfinished, err := s.unfinished(ctx, runs, own, parent, found)

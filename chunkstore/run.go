@@ -33,10 +33,17 @@ type PushConfig struct {
 	IndexPacks int           // packs after which an index object is written; 0 means 8
 	IndexEvery time.Duration // time after which one is written; 0 means 2 minutes
 
+	// Rewrite is how many bytes may be stored anew so that packs of which
+	// little is needed can go one day; 0 means 1 GiB, negative none.
+	Rewrite int64
+
 	Now func() time.Time // nil means time.Now
 }
 
 func (c *PushConfig) setDefaults() {
+	if c.Rewrite == 0 {
+		c.Rewrite = defaultRewrite
+	}
 	if c.PackSize == 0 {
 		c.PackSize = 32 << 20
 	}
@@ -73,6 +80,7 @@ type Push struct {
 	mu        sync.Mutex
 	footprint Footprint
 	banned    Footprint
+	used      map[index.PackID]int64 // bytes referred to, of packs of others
 	own       recentSet
 	blocks    [2]*block // open blocks of data and of nodes, shared by small files
 	pack      *packBuffer
@@ -95,6 +103,8 @@ type Stats struct {
 	Packs      int64 // packs created
 	Missing    int   // packs that the newest backup needs and that are gone
 	Unreadable int   // look-ups that a damaged table couldn't answer
+	Retired    int   // sparse packs that were offered no more
+	Dead       int64 // bytes in packs of others that this backup doesn't need; known after Commit
 }
 
 // Begin begins a run: it creates the intent (W1), finds what may be referenced
@@ -107,7 +117,7 @@ func (s *Store) Begin(ctx context.Context, cfg PushConfig) (*Push, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Push{store: s, cfg: cfg, ref: ref, log: s.log, sizes: make(map[uint32]int64), indexed: cfg.Now()}
+	p := &Push{store: s, cfg: cfg, ref: ref, log: s.log, sizes: make(map[uint32]int64), used: make(map[index.PackID]int64), indexed: cfg.Now()}
 	if err := p.prepare(ctx); err != nil {
 		return nil, errors.Join(err, p.Abort(ctx, err.Error()))
 	}
@@ -128,6 +138,7 @@ func (p *Push) prepare(ctx context.Context) error {
 		return err
 	}
 	p.domain = d
+	p.retireSparse()
 	if len(d.missing) > 0 {
 		p.stats.Missing = len(d.missing)
 		p.log.WarnContext(ctx, "packs of the newest backup are gone from the store",
@@ -279,6 +290,7 @@ func (p *Push) Ban(packs []index.PackID) {
 		}
 	}
 	p.footprint = kept
+	clear(p.used) // everything is given again
 }
 
 // ErrFenced is wrapped by Commit when the run was aborted from outside.
@@ -303,9 +315,11 @@ func (p *Push) Commit(ctx context.Context, manifest any) error {
 	if err != nil {
 		return fmt.Errorf("encode manifest: %w", err)
 	}
+	sparse, dead := p.sparsePacks()
+	p.stats.Dead = dead
 	outcome := &Outcome{
 		Result: Commit, System: p.cfg.Intent.System, Start: p.cfg.Intent.Start,
-		Manifest: body, Footprint: p.Footprint(),
+		Manifest: body, Footprint: p.Footprint(), Sparse: sparse,
 	}
 	if err := p.decide(ctx, outcome); err != nil {
 		return err

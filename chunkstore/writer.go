@@ -206,6 +206,7 @@ func (p *Push) claim(pieces []piece, ids []chunk.ID) {
 		}
 		if l := found[i]; l != nil && int64(l.Length) == n && p.usable(l.Pack) {
 			p.footprint.Add(l.Pack)
+			p.used[l.Pack] += n
 			continue
 		}
 		p.own.add(pieces[i].id)

@@ -8,13 +8,10 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 
 	"wal-e/internal/chunk"
 	"wal-e/internal/runid"
@@ -40,8 +37,8 @@ func (o ObjectID) String() string { return fmt.Sprintf("%s/%08d", o.Run, o.N) }
 // ErrLocked is wrapped by Open when another process has the table open.
 var ErrLocked = errors.New("another process has it open")
 
-// Version of the file; a table of another version is made anew.
-const tableVersion = "wal-e index table 1"
+// Version of what is in the file; a table of another version is made anew.
+const tableVersion = "wal-e index table 2"
 
 // Buckets of the file, and the one key of meta; nobody changes them.
 var (
@@ -55,9 +52,9 @@ var (
 // A Table is a local index of one prefix, in a bbolt file. Lookup is safe for
 // concurrent use once an Update has been committed; nothing else is.
 type Table struct {
-	db     *bolt.DB
+	db     *database
 	path   string
-	label  string            // the owner that Open was given
+	lock   *os.File
 	owner  string            // as it stands in the file
 	packs  []packInfo        // by number
 	number map[PackID]uint32 // of packs that the table holds
@@ -70,149 +67,133 @@ type Table struct {
 type packInfo struct {
 	id   PackID
 	size uint32
+	raw  uint64 // bytes of its chunks, uncompressed
 }
 
 // Open opens the table at path and makes it if it isn't there. owner says
 // whose it is (the prefix's identity); a table of another owner, of another
 // version or one that can't be read is made anew. It waits for nobody: a table
-// in use gives ErrLocked.
+// in use gives ErrLocked. A file named as path with ".lock" appended stays.
 func Open(path, owner string) (*Table, error) {
-	t, err := open(path, owner)
-	if err == nil || errors.Is(err, ErrLocked) {
-		return t, err
-	}
-	if rerr := os.Remove(path); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
-		return nil, fmt.Errorf("index: %s can't be used (%w) nor removed: %w", path, err, rerr)
-	}
-	return open(path, owner)
-}
-
-func open(path, owner string) (t *Table, err error) {
-	defer guard(&err)
-	defer faults()()
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("index: %w", err)
 	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Millisecond, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("index: %s: %w", path, ErrLocked)
-	}
+	lock, err := takeLock(path + ".lock")
 	if err != nil {
-		return nil, fmt.Errorf("index: open %s: %w", path, err)
+		return nil, err
 	}
-	t = &Table{db: db, path: path, label: owner, owner: tableVersion + " " + owner}
-	defer func() {
-		if err != nil {
-			_ = db.Close() // the error that matters is err
-			t = nil
+	t := &Table{path: path, lock: lock, owner: tableVersion + " " + owner}
+	if err := t.open(); err != nil {
+		if err := t.renew(err); err != nil {
+			return nil, errors.Join(err, lock.Close())
 		}
-	}()
-	return t, t.load()
-}
-
-// guard turns a panic of bbolt into an error: it trusts the file that it maps,
-// and a damaged one makes it panic or fault. Every method that touches the file
-// defers it.
-func guard(err *error) {
-	if r := recover(); r != nil {
-		*err = fmt.Errorf("%w: bbolt: %v", ErrDamaged, r)
 	}
+	return t, nil
 }
 
-// watch remembers that the file is damaged. Methods that touch it defer watch
-// before guard.
+// renew makes the table anew after err, which told that the file is of no use.
+func (t *Table) renew(err error) error {
+	if rerr := os.Remove(t.path); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+		return fmt.Errorf("index: %s can't be used (%w) nor removed: %w", t.path, err, rerr)
+	}
+	err = replaceFile(t.path, func(db *bolt.DB) error { return writeLists(db, t.owner, nil, nil) })
+	if err != nil {
+		return err
+	}
+	return t.open()
+}
+
+// open opens the file that is there, in place of the one that is open. On an
+// error it leaves t as it was.
+func (t *Table) open() error {
+	db, err := openDatabase(t.path)
+	if err != nil {
+		return err
+	}
+	packs, err := loadPacks(db, t.owner)
+	if err != nil {
+		_ = db.close() // the error that matters is err
+		return err
+	}
+	if t.db != nil {
+		_ = t.db.close() // it was only read
+	}
+	t.db, t.packs, t.number = db, packs, make(map[PackID]uint32, len(packs))
+	for i, p := range packs {
+		t.number[p.id] = uint32(i)
+	}
+	t.want(nil)
+	return nil
+}
+
+// watch remembers that the file is damaged. Methods that touch it defer watch.
 func (t *Table) watch(err *error) {
 	if errors.Is(*err, ErrDamaged) {
 		t.damaged.Store(true)
 	}
 }
 
-// faults makes faults in the mapped file panics, for guard, until the returned
-// function runs.
-func faults() func() {
-	old := debug.SetPanicOnFault(true)
-	return func() { debug.SetPanicOnFault(old) }
-}
-
-// load reads the small buckets, and makes them in a new file.
-func (t *Table) load() error {
-	defer faults()()
-	return t.db.Update(func(tx *bolt.Tx) error {
-		if err := makeBuckets(tx, t.owner); err != nil {
-			return err
+// loadPacks reads the list of packs, in the table of an owner.
+func loadPacks(db *database, owner string) (list []packInfo, err error) {
+	err = db.view(func(tx *bolt.Tx) error {
+		meta, packs := tx.Bucket(metaBucket), tx.Bucket(packBucket)
+		if meta == nil || packs == nil || tx.Bucket(objectBucket) == nil {
+			return fmt.Errorf("%w: a part is missing", ErrDamaged)
 		}
-		t.packs, t.number = nil, make(map[PackID]uint32)
-		return tx.Bucket(packBucket).ForEach(func(k, v []byte) error {
+		if v := meta.Get(ownerKey); string(v) != owner {
+			return fmt.Errorf("%w: it is the table of %q", ErrDamaged, v)
+		}
+		return packs.ForEach(func(k, v []byte) error {
 			data, err := unseal(packBucket, k, v)
-			if err != nil || len(k) != 4 || len(data) != runid.Size+8 {
+			if err != nil || len(k) != 4 || len(data) != packInfoSize {
 				return fmt.Errorf("%w: pack list", ErrDamaged)
 			}
-			if int(binary.BigEndian.Uint32(k)) != len(t.packs) {
+			if int(binary.BigEndian.Uint32(k)) != len(list) {
 				return fmt.Errorf("%w: pack list has a hole", ErrDamaged)
 			}
-			p := packInfo{size: binary.LittleEndian.Uint32(data[runid.Size+4:])}
+			p := packInfo{size: binary.LittleEndian.Uint32(data[runid.Size+4:]), raw: binary.LittleEndian.Uint64(data[runid.Size+8:])}
 			copy(p.id.Run[:], data)
 			p.id.Seq = binary.LittleEndian.Uint32(data[runid.Size:])
-			t.number[p.id] = uint32(len(t.packs))
-			t.packs = append(t.packs, p)
+			list = append(list, p)
 			return nil
 		})
 	})
-}
-
-// makeBuckets makes the small buckets where they are missing. It fails when the
-// file is another's.
-func makeBuckets(tx *bolt.Tx, owner string) error {
-	meta, err := tx.CreateBucketIfNotExists(metaBucket)
-	if err != nil {
-		return err
-	}
-	if v := meta.Get(ownerKey); v != nil && string(v) != owner {
-		return fmt.Errorf("%w: it is the table of %q", ErrDamaged, v)
-	}
-	if err := meta.Put(ownerKey, []byte(owner)); err != nil {
-		return err
-	}
-	for _, name := range [][]byte{packBucket, objectBucket} {
-		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-			return err
-		}
-	}
-	return nil
+	return list, err
 }
 
 // Close closes the file. One that was found damaged is removed, so that the
 // next Open makes it anew.
-func (t *Table) Close() (err error) {
-	defer guard(&err)
-	err = t.db.Close()
+func (t *Table) Close() error {
+	err := t.db.close()
 	if t.damaged.Load() {
 		if rerr := os.Remove(t.path); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
 			err = errors.Join(err, rerr)
 		}
 	}
+	if lerr := t.lock.Close(); lerr != nil && !errors.Is(lerr, os.ErrClosed) {
+		err = errors.Join(err, lerr)
+	}
 	return err
 }
 
 // Reset makes the table empty, in a new file.
-func (t *Table) Reset() (err error) {
-	defer guard(&err)
-	_ = t.db.Close() // what was in it is given up
-	if err := os.Remove(t.path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("index: %w", err)
-	}
-	fresh, err := open(t.path, t.label)
-	if err != nil {
-		return err
-	}
-	t.db, t.packs, t.number = fresh.db, fresh.packs, fresh.number
+func (t *Table) Reset() error {
+	_ = t.db.close() // what was in it is given up
 	t.damaged.Store(false)
-	t.want(nil)
-	return nil
+	return t.renew(errors.New("it is reset"))
 }
 
 // Path is where the table's file is.
 func (t *Table) Path() string { return t.path }
+
+// PackRaw returns how many bytes the chunks of a pack have together.
+func (t *Table) PackRaw(p PackID) (raw int64, ok bool) {
+	n, ok := t.number[p]
+	if !ok {
+		return 0, false
+	}
+	return int64(t.packs[n].raw), true
+}
 
 // PackSize returns the size that the index gave for a pack.
 func (t *Table) PackSize(p PackID) (size int64, ok bool) {
@@ -229,9 +210,7 @@ func (t *Table) PackSize(p PackID) (size int64, ok bool) {
 // looked up.
 func (t *Table) Lookup(ids []chunk.ID, found func(i int, l Location)) (err error) {
 	defer t.watch(&err)
-	defer guard(&err)
-	defer faults()()
-	return t.db.View(func(tx *bolt.Tx) error {
+	return t.db.view(func(tx *bolt.Tx) error {
 		b := tx.Bucket(entryBucket)
 		if b == nil {
 			return nil

@@ -2,7 +2,6 @@ package index
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -26,6 +25,7 @@ const (
 // objects it needs, takes them, and merges them in.
 type Update struct {
 	t        *Table
+	wanted   func(PackID) bool
 	staged   []entry
 	spilled  *bolt.DB              // sorted segments that didn't fit in memory
 	segments int                   // in spilled
@@ -38,12 +38,11 @@ type Update struct {
 // Update begins an update after which lookups answer with packs for which
 // wanted is true (nil: all).
 func (t *Table) Update(wanted func(PackID) bool) *Update {
-	u := &Update{t: t, objects: make(map[ObjectID][]uint32), number: make(map[PackID]uint32, len(t.packs))}
+	u := &Update{t: t, wanted: wanted, objects: make(map[ObjectID][]uint32), number: make(map[PackID]uint32, len(t.packs))}
 	u.packs = append(u.packs, t.packs...)
 	for i, p := range t.packs {
 		u.number[p.id] = uint32(i)
 	}
-	t.wanted = wanted
 	return u
 }
 
@@ -51,9 +50,7 @@ func (t *Table) Update(wanted func(PackID) bool) *Update {
 // or has since dropped a pack of it that is wanted now.
 func (u *Update) Need(o ObjectID) (need bool, err error) {
 	defer u.t.watch(&err)
-	defer guard(&err)
-	defer faults()()
-	err = u.t.db.View(func(tx *bolt.Tx) error {
+	err = u.t.db.view(func(tx *bolt.Tx) error {
 		key := objectKey(o)
 		v := tx.Bucket(objectBucket).Get(key)
 		if v == nil {
@@ -66,7 +63,7 @@ func (u *Update) Need(o ObjectID) (need bool, err error) {
 		}
 		for ; len(seqs) >= 4; seqs = seqs[4:] {
 			p := PackID{Run: o.Run, Seq: binary.LittleEndian.Uint32(seqs)}
-			if _, held := u.number[p]; !held && (u.t.wanted == nil || u.t.wanted(p)) {
+			if _, held := u.number[p]; !held && (u.wanted == nil || u.wanted(p)) {
 				need = true
 			}
 		}
@@ -102,7 +99,7 @@ func (u *Update) Holds(id PackID) bool {
 // AddPack takes the directory of one pack, unless it isn't wanted or the table
 // holds it already.
 func (u *Update) AddPack(id PackID, p Pack) error {
-	if u.Holds(id) || u.t.wanted != nil && !u.t.wanted(id) {
+	if u.Holds(id) || u.wanted != nil && !u.wanted(id) {
 		return nil
 	}
 	u.added = true
@@ -117,6 +114,7 @@ func (u *Update) AddPack(id PackID, p Pack) error {
 			})
 			start += c.Length
 		}
+		u.packs[n].raw += uint64(start)
 		if len(u.staged) >= segmentEntries {
 			if err := u.spill(); err != nil {
 				return err
@@ -150,52 +148,37 @@ func (u *Update) spill() (err error) {
 
 func segmentName(i int) []byte { return fmt.Appendf(nil, "segment%06d", i) }
 
-// create makes a new bbolt file at path. It is written once and either renamed
-// into place after a sync or removed, so nothing in it need be synced before.
-func create(path string) (*bolt.DB, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("index: %w", err)
-	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{NoSync: true, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
-	if err != nil {
-		return nil, fmt.Errorf("index: create %s: %w", path, err)
-	}
-	return db, nil
-}
-
 // Commit merges what was added and drops packs that are no longer wanted, if
 // there was anything to add. Afterwards lookups answer with wanted packs only.
 // The new table is a new file that takes the old one's place when it is whole.
 func (u *Update) Commit() (err error) {
 	defer u.t.watch(&err)
 	defer guard(&err)
-	defer faults()()
 	defer u.Abandon()
 	if len(u.objects) == 0 && !u.added {
-		u.t.want(u.t.wanted)
+		u.t.want(u.wanted)
 		return nil
 	}
-	kept, renumber := u.keep()
-	db, err := create(u.t.path + ".new")
+	err = u.t.db.view(func(old *bolt.Tx) error {
+		return replaceFile(u.t.path, func(db *bolt.DB) error { return u.write(db, old) })
+	})
 	if err != nil {
 		return err
 	}
-	if err := u.write(db, kept, renumber); err != nil {
-		_ = db.Close()                   // the error that matters is err
-		_ = os.Remove(u.t.path + ".new") // likewise; the next update removes it
+	if err := u.t.open(); err != nil {
 		return err
 	}
-	old := u.t.db
-	u.t.db = db
-	u.t.packs, u.t.number = kept, make(map[PackID]uint32, len(kept))
-	for i, p := range kept {
-		u.t.number[p.id] = uint32(i)
-	}
-	u.t.want(u.t.wanted)
-	if err := old.Close(); err != nil {
-		return fmt.Errorf("index: close: %w", err)
-	}
+	u.t.want(u.wanted)
 	return nil
+}
+
+// write fills db with what stays of the old table and what was added.
+func (u *Update) write(db *bolt.DB, old *bolt.Tx) error {
+	kept, renumber := u.keep()
+	if err := u.merge(db, old, renumber); err != nil {
+		return err
+	}
+	return writeLists(db, u.t.owner, kept, u.allObjects(old, kept))
 }
 
 // Abandon removes what the update left beside the table. It is called by
@@ -208,28 +191,11 @@ func (u *Update) Abandon() {
 	}
 }
 
-// write fills db with the new table and renames it into place.
-func (u *Update) write(db *bolt.DB, kept []packInfo, renumber []uint32) error {
-	if err := u.merge(db, renumber); err != nil {
-		return err
-	}
-	if err := u.writeLists(db, kept); err != nil {
-		return fmt.Errorf("index: write table: %w", err)
-	}
-	if err := db.Sync(); err != nil {
-		return fmt.Errorf("index: sync table: %w", err)
-	}
-	if err := os.Rename(u.t.path+".new", u.t.path); err != nil {
-		return fmt.Errorf("index: %w", err)
-	}
-	return nil
-}
-
 // keep returns the packs that stay, and the new number of each old one (or
 // drop).
 func (u *Update) keep() (kept []packInfo, renumber []uint32) {
 	for _, p := range u.packs {
-		if u.t.wanted != nil && !u.t.wanted(p.id) {
+		if u.wanted != nil && !u.wanted(p.id) {
 			renumber = append(renumber, drop)
 			continue
 		}
@@ -243,15 +209,10 @@ const drop = 1<<32 - 1
 
 // merge writes the entries of the old table, the spilled segments and what is
 // staged to db, in order.
-func (u *Update) merge(db *bolt.DB, renumber []uint32) error {
+func (u *Update) merge(db *bolt.DB, old *bolt.Tx, renumber []uint32) error {
 	slices.SortFunc(u.staged, compareEntries)
 	sources := []source{&sliceSource{rest: u.staged}}
-	oldTx, err := u.t.db.Begin(false)
-	if err != nil {
-		return fmt.Errorf("index: %w", err)
-	}
-	defer func() { _ = oldTx.Rollback() }() // ends a read transaction
-	if b := oldTx.Bucket(entryBucket); b != nil {
+	if b := old.Bucket(entryBucket); b != nil {
 		sources = append(sources, &bucketSource{c: b.Cursor(), name: entryBucket, damaged: &u.t.damaged})
 	}
 	if u.spilled != nil {
@@ -278,16 +239,19 @@ func (u *Update) merge(db *bolt.DB, renumber []uint32) error {
 	return w.flush()
 }
 
-// writeLists writes the small buckets: whose table it is, its packs, and the
-// index objects that are merged in.
-func (u *Update) writeLists(db *bolt.DB, kept []packInfo) error {
+// allObjects returns what the table will say of merged objects: what it says
+// of those that belong to runs of kept packs, and what the update adds.
+func (u *Update) allObjects(old *bolt.Tx, kept []packInfo) map[string][]byte {
 	runs := make(map[runid.ID]bool)
 	for _, p := range kept {
 		runs[p.id.Run] = true
 	}
-	objects, err := u.oldObjects(runs)
-	if err != nil {
-		return err
+	objects := make(map[string][]byte)
+	c := old.Bucket(objectBucket).Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if len(k) == runid.Size+4 && runs[runid.ID(k[:runid.Size])] {
+			objects[string(k)] = slices.Clone(v)
+		}
 	}
 	for o, seqs := range u.objects {
 		v := make([]byte, 0, 4*len(seqs))
@@ -297,11 +261,22 @@ func (u *Update) writeLists(db *bolt.DB, kept []packInfo) error {
 		key := objectKey(o)
 		objects[string(key)] = seal(objectBucket, key, v)
 	}
-	return db.Update(func(tx *bolt.Tx) error {
-		if err := makeBuckets(tx, u.t.owner); err != nil {
+	return objects
+}
+
+// writeLists writes the small buckets: whose table it is, its packs, and the
+// index objects that are merged in.
+func writeLists(db *bolt.DB, owner string, packs []packInfo, objects map[string][]byte) error {
+	err := db.Update(func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{metaBucket, packBucket, objectBucket} {
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		if err := tx.Bucket(metaBucket).Put(ownerKey, []byte(owner)); err != nil {
 			return err
 		}
-		for i, p := range kept {
+		for i, p := range packs {
 			key := binary.BigEndian.AppendUint32(nil, uint32(i))
 			if err := tx.Bucket(packBucket).Put(key, seal(packBucket, key, encodePackInfo(p))); err != nil {
 				return err
@@ -314,27 +289,21 @@ func (u *Update) writeLists(db *bolt.DB, kept []packInfo) error {
 		}
 		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("index: write table: %w", err)
+	}
+	return nil
 }
 
-// oldObjects returns the table's records of merged objects that belong to runs.
-func (u *Update) oldObjects(runs map[runid.ID]bool) (map[string][]byte, error) {
-	objects := make(map[string][]byte)
-	err := u.t.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(objectBucket).ForEach(func(k, v []byte) error {
-			if len(k) == runid.Size+4 && runs[runid.ID(k[:runid.Size])] {
-				objects[string(k)] = slices.Clone(v)
-			}
-			return nil
-		})
-	})
-	return objects, err
-}
+// packInfoSize is the length of an encoded packInfo.
+const packInfoSize = runid.Size + 4 + 4 + 8
 
 func encodePackInfo(p packInfo) []byte {
-	b := make([]byte, 0, runid.Size+8)
+	b := make([]byte, 0, packInfoSize)
 	b = append(b, p.id.Run[:]...)
 	b = binary.LittleEndian.AppendUint32(b, p.id.Seq)
-	return binary.LittleEndian.AppendUint32(b, p.size)
+	b = binary.LittleEndian.AppendUint32(b, p.size)
+	return binary.LittleEndian.AppendUint64(b, p.raw)
 }
 
 // A blockWriter writes sorted entries as blocks into a bucket. Entries of one

@@ -26,6 +26,7 @@ type pushFlags struct {
 	skipLinks        []string
 	failOnCorruption bool
 	walTimeout       time.Duration
+	rewriteBudget    int64
 	json             bool
 }
 
@@ -64,6 +65,7 @@ func newBackupPushCommand(a *app) *cobra.Command {
 	flags.StringArrayVar(&f.skipLinks, "skip-link", nil, "leave out the symbolic link at `PATH`, which points to a folder elsewhere; may be repeated")
 	flags.BoolVar(&f.failOnCorruption, "fail-on-corruption", false, "fail when a page's checksum is wrong, instead of warning")
 	flags.DurationVar(&f.walTimeout, "wal-timeout", time.Hour, "how long the WAL of the backup may take to be archived")
+	flags.Int64Var(&f.rewriteBudget, "rewrite-budget", 1<<30, "`BYTES` stored anew at most so that packs of which little is needed can go; 0 for none")
 	flags.BoolVar(&f.json, "json", false, "print the figures as JSON")
 	return cmd
 }
@@ -76,10 +78,20 @@ func (f pushFlags) check() error {
 		return usagef("--cluster-read-rate-limit %d: want bytes per second, or 0 for no limit", f.readRate)
 	case f.checkpoint != "spread" && f.checkpoint != "fast":
 		return usagef("--checkpoint %q: want spread or fast", f.checkpoint)
+	case f.rewriteBudget < 0:
+		return usagef("--rewrite-budget %d: want bytes, or 0 for none", f.rewriteBudget)
 	case f.walTimeout <= 0:
 		return usagef("--wal-timeout %s: want a duration such as 30m", f.walTimeout)
 	}
 	return nil
+}
+
+// rewrite is the budget as backup.PushConfig has it.
+func (f pushFlags) rewrite() int64 {
+	if f.rewriteBudget == 0 {
+		return -1
+	}
+	return f.rewriteBudget
 }
 
 func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error {
@@ -103,6 +115,7 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 		FailOnCorruption: f.failOnCorruption,
 		Workers:          f.poolSize,
 		ReadRate:         f.readRate,
+		Rewrite:          f.rewrite(),
 		MissingWAL:       missingWAL(counter),
 		WALTimeout:       f.walTimeout,
 		Program:          version,
@@ -138,6 +151,8 @@ type pushed struct {
 	Read     int64    `json:"bytes_read"`
 	New      int64    `json:"bytes_new"`
 	Stored   int64    `json:"bytes_stored"`
+	Dead     int64    `json:"bytes_dead"` // in shared packs, not needed by this backup
+	Retired  int      `json:"packs_retired"`
 	Requests int64    `json:"requests"`
 	Seconds  float64  `json:"seconds"`
 	BadPages int64    `json:"page_failures"`
@@ -149,6 +164,7 @@ func printPushed(w io.Writer, r *backup.PushResult, c storage.Counts, asJSON boo
 	p := pushed{
 		Name: r.Ref.Name, Run: r.Ref.Run.String(), Kind: m.Kind, StartLSN: m.StartLSN, StopLSN: m.StopLSN,
 		Files: m.Files, Bytes: m.Bytes, Read: r.Stats.Read, New: r.Stats.New, Stored: r.Stats.Stored,
+		Dead: r.Stats.Dead, Retired: r.Stats.Retired,
 		Requests: c.Creates + c.Gets + c.Stats + c.Lists + c.Deletes, Seconds: m.Push.Seconds, BadPages: m.Pages.Failed,
 		Parents: []string{},
 	}
@@ -158,7 +174,7 @@ func printPushed(w io.Writer, r *backup.PushResult, c storage.Counts, asJSON boo
 	if asJSON {
 		return json.NewEncoder(w).Encode(p)
 	}
-	_, err := fmt.Fprintf(w, "%s\n  %d files, %s; %s read, %s new, %s stored; %d requests, %.1f s\n",
-		p.Name, p.Files, bytesText(p.Bytes), bytesText(p.Read), bytesText(p.New), bytesText(p.Stored), p.Requests, p.Seconds)
+	_, err := fmt.Fprintf(w, "%s\n  %d files, %s; %s read, %s new, %s stored; %s dead in shared packs; %d requests, %.1f s\n",
+		p.Name, p.Files, bytesText(p.Bytes), bytesText(p.Read), bytesText(p.New), bytesText(p.Stored), bytesText(p.Dead), p.Requests, p.Seconds)
 	return err
 }
