@@ -354,6 +354,41 @@ func TestWeakStoreIsRefused(t *testing.T) {
 	}
 }
 
+// shy doesn't list a key: a listing that passed its place before it was created.
+type shy struct {
+	storage.Bucket
+	key string
+}
+
+func (s shy) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
+	return func(yield func(storage.Object, error) bool) {
+		for o, err := range s.Bucket.List(ctx, prefix, after) {
+			if (err != nil || o.Key != s.key) && !yield(o, err) {
+				return
+			}
+		}
+	}
+}
+
+func TestListingThatMissedAnIntent(t *testing.T) {
+	t.Parallel()
+	for _, skip := range []bool{false, true} {
+		a := newArchive(t)
+		ref := a.push(10, [extents]int{})
+		cfg := a.config()
+		cfg.Bucket = shy{a.b, ref.IntentKey()}
+		cfg.Skip(gc.Skipped{IntentCheck: skip})
+		a.collect(cfg)
+		_, err := a.b.Stat(t.Context(), ref.OutcomeKey())
+		if gone := err != nil; gone != skip {
+			t.Errorf("G7 asks for the intent of litter %t: outcome is gone: %t", !skip, gone)
+		}
+		if !skip {
+			a.mustRestore(ref)
+		}
+	}
+}
+
 func TestMarksAreMerged(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)

@@ -63,6 +63,9 @@ func (c *collector) composeMark(p *plan) *chunkstore.Condemnation {
 	m := &chunkstore.Condemnation{SegmentSizes: make(map[string]uint32)}
 	m.Horizons = make(map[string]string)
 	raised := c.raiseHorizons(p.floors, m)
+	if c.cfg.skip.horizonMark {
+		m.Horizons = make(map[string]string)
+	}
 	if len(p.candidates) == 0 && !raised {
 		return nil
 	}

@@ -40,6 +40,11 @@ type scenario struct {
 	// lenient pushes don't do W4a, so that what else protects is seen to.
 	lenient bool
 	weak    bool // listings lag
+	// sleepy processes freeze often, and half of all pushes are of a standby that
+	// starts behind.
+	sleepy bool
+	// primaries are the only ones that push.
+	primaries bool
 }
 
 // A sim is one seed under way: a world, what ought to be true of it, and the
@@ -132,6 +137,9 @@ func (s *sim) run() error {
 	}
 	if s.sc.weak {
 		cfg.Lag = lag
+	}
+	if s.sc.sleepy {
+		cfg.Freeze = 0.04
 	}
 	s.lifecycle = !s.sc.lenient && r.IntN(4) == 0
 	s.w = simstore.New(cfg)

@@ -54,7 +54,7 @@ func (s *sim) beginPush(name string, chance uint64, now func() time.Time) {
 		return
 	}
 	start := s.lsn
-	standby := (chance>>8)%6 == 0 && !s.settling
+	standby := ((chance>>8)%6 == 0 || s.sc.sleepy && (chance>>8)%6 < 3) && !s.settling && !s.sc.primaries
 	if standby { // its last restartpoint is old
 		start -= min(start-1, (chance>>16)%6)
 	}

@@ -1,6 +1,7 @@
 package gc_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,10 +10,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
-	"context"
 	"wal-e/chunkstore"
 	"wal-e/gc"
 	"wal-e/internal/simstore"
@@ -128,7 +129,9 @@ func (s *sim) checkQuiet() error {
 
 // baseline is the whole protocol: on a weak store now and then, and now and then
 // with pushes that don't do W4a, since all else must hold without.
-func baseline(seed uint64) scenario { return scenario{weak: seed%8 == 7, lenient: seed%8 == 3} }
+func baseline(seed uint64) scenario {
+	return scenario{weak: seed%8 == 7, lenient: seed%8 == 3, sleepy: seed%4 == 1}
+}
 
 func TestSimulator(t *testing.T) {
 	t.Parallel()
@@ -152,29 +155,53 @@ func TestSimulator(t *testing.T) {
 		}
 		return
 	}
-	workers := 3 * uint64(runtime.GOMAXPROCS(0)) // a world mostly passes the word from one goroutine to another
+	runSeeds(t, func(seed uint64) bool { return seed < seeds })
+}
+
+// TestSoakSimulator runs other seeds than TestSimulator for WALE_SOAK each time.
+func TestSoakSimulator(t *testing.T) {
+	d, err := time.ParseDuration(os.Getenv("WALE_SOAK"))
+	if err != nil {
+		t.Skip("set WALE_SOAK to a duration: make soak")
+	}
+	first := uint64(time.Now().UnixNano())
+	t.Logf("seeds from %d on", first)
+	end := time.Now().Add(d)
+	runSeedsFrom(t, first, func(uint64) bool { return time.Now().Before(end) })
+}
+
+func runSeeds(t *testing.T, more func(seed uint64) bool) {
+	t.Helper()
+	runSeedsFrom(t, 0, more)
+}
+
+// runSeedsFrom runs seeds as long as there are more. Worlds mostly pass the word
+// from one goroutine to another, so there are more of them than cores.
+func runSeedsFrom(t *testing.T, first uint64, more func(seed uint64) bool) {
+	t.Helper()
+	workers := 3 * uint64(runtime.GOMAXPROCS(0))
+	var seeds, steps, faults atomic.Int64
 	t.Run("seeds", func(t *testing.T) {
 		for worker := range workers {
 			t.Run(fmt.Sprint("worker", worker), func(t *testing.T) {
 				t.Parallel()
 				dir, store := simDir(t), newStore(t)
-				steps, faults := 0, 0
-				for seed := worker; seed < seeds; seed += workers {
+				for seed := first + worker; more(seed) && !t.Failed(); seed += workers {
 					s, failed := runSeed(t, seed, baseline(seed), dir, store)
-					if failed != "" {
+					switch {
+					case failed != "":
 						t.Errorf("seed %d: %s\nWALE_SIM_SEED=%d go test -run 'TestSimulator$' -v ./gc", seed, failed, seed)
-						return
-					}
-					if s.w.Steps < minSteps || s.w.Faults < minFaults {
+					case s.w.Steps < minSteps || s.w.Faults < minFaults:
 						t.Errorf("seed %d: %d steps with %d faults, want %d with %d", seed, s.w.Steps, s.w.Faults, minSteps, minFaults)
 					}
-					steps += s.w.Steps
-					faults += s.w.Faults
+					seeds.Add(1)
+					steps.Add(int64(s.w.Steps))
+					faults.Add(int64(s.w.Faults))
 				}
-				t.Logf("%d steps, %d faults", steps, faults)
 			})
 		}
 	})
+	t.Logf("%d seeds, %d requests, %d faults", seeds.Load(), steps.Load(), faults.Load())
 }
 
 // simDir is a folder in memory if there is one: index tables are files.
