@@ -44,6 +44,11 @@ race: go ## run the tests under the race detector; RACE="./wal" narrows
 soak: go engines ## run the tests named TestSoak... for SOAK=10m each
 	WALE_SOAK=$(SOAK) $(GO) test -run '^TestSoak' -v -count=1 -timeout 0 ./...
 
+.PHONY: model
+model: ## check the models of the collection protocol with spin
+	.ci/install-engines spin compiler
+	docs/model/run
+
 .PHONY: fuzz
 fuzz: go ## fuzz each target for FUZZTIME=10s
 	@list=$$($(GO) test -list '^Fuzz' ./...) || { echo "$$list" >&2; exit 1; }; \
