@@ -147,20 +147,51 @@ func checkFile(path string) error {
 	return nil
 }
 
-// takeLock locks a file until it is closed. The table's own file can't serve:
-// updates replace it.
-func takeLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+// A fileLock is a file that is there while its lock is held. The table's own
+// file can't serve: updates replace it.
+type fileLock struct{ f *os.File }
+
+// takeLock takes the lock at path, or returns ErrLocked.
+func takeLock(path string) (*fileLock, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("index: %w", err)
+		}
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil && isAt(f, path) {
+			return &fileLock{f}, nil
+		}
+		_ = f.Close() // nothing was written
+		if err == nil {
+			continue // its holder removed it meanwhile; the next one is ours or another's
+		}
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = ErrLocked
+		}
+		return nil, fmt.Errorf("index: %s: %w", path, err)
+	}
+}
+
+// isAt tells whether f is the file at path.
+func isAt(f *os.File, path string) bool {
+	there, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("index: %w", err)
+		return false
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if err == nil {
-		return f, nil
+	info, err := f.Stat()
+	return err == nil && os.SameFile(info, there)
+}
+
+// release removes the file, and with it the lock. Twice does no harm.
+func (l *fileLock) release() error {
+	if isAt(l.f, l.f.Name()) {
+		if err := os.Remove(l.f.Name()); err != nil {
+			return errors.Join(err, l.f.Close())
+		}
 	}
-	_ = f.Close() // the error that matters is err
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = ErrLocked
+	if err := l.f.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
 	}
-	return nil, fmt.Errorf("index: %s: %w", path, err)
+	return nil
 }

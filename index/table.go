@@ -54,7 +54,7 @@ var (
 type Table struct {
 	db     *database
 	path   string
-	lock   *os.File
+	lock   *fileLock
 	owner  string            // as it stands in the file
 	packs  []packInfo        // by number
 	number map[PackID]uint32 // of packs that the table holds
@@ -73,7 +73,8 @@ type packInfo struct {
 // Open opens the table at path and makes it if it isn't there. owner says
 // whose it is (the prefix's identity); a table of another owner, of another
 // version or one that can't be read is made anew. It waits for nobody: a table
-// in use gives ErrLocked. A file named as path with ".lock" appended stays.
+// in use gives ErrLocked. While it is open a file lies beside it, named as it is
+// with ".lock" appended.
 func Open(path, owner string) (*Table, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("index: %w", err)
@@ -85,7 +86,7 @@ func Open(path, owner string) (*Table, error) {
 	t := &Table{path: path, lock: lock, owner: tableVersion + " " + owner}
 	if err := t.open(); err != nil {
 		if err := t.renew(err); err != nil {
-			return nil, errors.Join(err, lock.Close())
+			return nil, errors.Join(err, lock.release())
 		}
 	}
 	return t, nil
@@ -170,10 +171,7 @@ func (t *Table) Close() error {
 			err = errors.Join(err, rerr)
 		}
 	}
-	if lerr := t.lock.Close(); lerr != nil && !errors.Is(lerr, os.ErrClosed) {
-		err = errors.Join(err, lerr)
-	}
-	return err
+	return errors.Join(err, t.lock.release())
 }
 
 // Reset makes the table empty, in a new file.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"wal-e/index"
@@ -196,6 +197,39 @@ func TestTableLocked(t *testing.T) {
 	locked()
 	check(t, table.Close())
 	check(t, open(t, path).Close())
+	if _, err := os.Stat(path + ".lock"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the lock is left: %v", err)
+	}
+}
+
+// Of many who open a table at once one has it.
+func TestTableLockedOnce(t *testing.T) {
+	t.Parallel()
+	path := tablePath(t)
+	var holders atomic.Int32
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 20 {
+				table, err := index.Open(path, "prefix")
+				if errors.Is(err, index.ErrLocked) {
+					continue
+				}
+				if err != nil {
+					t.Errorf("Open = %v", err)
+					return
+				}
+				if n := holders.Add(1); n != 1 {
+					t.Errorf("%d have the table open", n)
+				}
+				holders.Add(-1)
+				if err := table.Close(); err != nil {
+					t.Errorf("Close = %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestTableOwner(t *testing.T) {
