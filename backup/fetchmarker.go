@@ -33,6 +33,9 @@ const markerVersion = 1
 
 // readMarker returns the marker of a directory, nil when there is none.
 func readMarker(dir string) (*marker, error) {
+	if err := checkMarkerFolder(dir); err != nil {
+		return nil, err
+	}
 	name := filepath.Join(dir, markerDir, "fetch.json")
 	b, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -46,6 +49,24 @@ func readMarker(dir string) (*marker, error) {
 		return nil, fmt.Errorf("%s can't be read (version %d, %v): empty %s and fetch again", name, m.Version, err, dir)
 	}
 	return m, nil
+}
+
+// checkMarkerFolder refuses a marker's folder that somebody else may have put
+// there: a fetch as root would write through the links in it.
+func checkMarkerFolder(dir string) error {
+	folder := filepath.Join(dir, markerDir)
+	info, err := os.Lstat(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || !ok || int(owner.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s isn't a folder of this user's that only this user can write to: remove it, or go on as the user that began the fetch", folder)
+	}
+	return nil
 }
 
 // check refuses to go on with another backup.
@@ -76,6 +97,9 @@ func (f *fetcher) begin() error {
 	}
 	folder := filepath.Join(f.dir, markerDir)
 	if err := os.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := checkMarkerFolder(f.dir); err != nil {
 		return err
 	}
 	lock, err := os.OpenFile(filepath.Join(folder, "lock"), os.O_RDWR|os.O_CREATE, 0o600)

@@ -102,6 +102,9 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 	if err := s.requireDedup(ctx, b); err != nil {
 		return err
 	}
+	if err := s.checkKnown(ctx, b); err != nil {
+		return err
+	}
 	counter := storage.Counted(b)
 	result, err := backup.Push(ctx, backup.PushConfig{
 		Bucket:           counter,
@@ -124,6 +127,9 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 	})
 	if err != nil {
 		return err
+	}
+	if id, err := postgres.ParseSystemID(result.Manifest.System); err == nil {
+		s.remember(ctx, id)
 	}
 	return printPushed(s.stdout, result, counter.Counts(), f.json)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -54,9 +55,8 @@ const switchHint = "Set WALE_LAYOUT=dedup to begin the new layout beside the cla
 // host, and pushing a segment costs one request.
 func (s *session) admission(b storage.Bucket) func(context.Context, postgres.SystemID) error {
 	return func(ctx context.Context, system postgres.SystemID) error {
-		known := filepath.Join(s.prefixStatePath(), "admitted-"+system.String())
-		if _, err := os.Stat(known); err == nil && s.layout != compat.Classic {
-			return nil
+		if _, err := os.Stat(s.admitted(system)); err == nil && s.layout != compat.Classic {
+			return s.checkMounted()
 		}
 		if err := s.requireDedup(ctx, b); err != nil {
 			return err
@@ -68,13 +68,59 @@ func (s *session) admission(b storage.Bucket) func(context.Context, postgres.Sys
 			}
 			return fmt.Errorf("may %s archive here: %w", system, err)
 		}
-		_, err := s.prefixState()
-		if err == nil {
-			err = os.WriteFile(known, nil, 0o600)
-		}
-		if err != nil {
-			s.log.WarnContext(ctx, "no local state, so each segment takes more requests", "detail", err.Error())
-		}
+		s.remember(ctx, system)
 		return nil
+	}
+}
+
+// admitted is the file that says that the archive takes WAL of a system.
+func (s *session) admitted(system postgres.SystemID) string {
+	return filepath.Join(s.prefixStatePath(), "admitted-"+system.String())
+}
+
+// remember notes that the archive takes WAL of a system.
+func (s *session) remember(ctx context.Context, system postgres.SystemID) {
+	_, err := s.prefixState()
+	if err == nil {
+		err = os.WriteFile(s.admitted(system), nil, 0o600)
+	}
+	if err != nil {
+		s.log.WarnContext(ctx, "no local state, so each segment takes more requests", "detail", err.Error())
+	}
+}
+
+// checkMounted makes sure that file storage that this host has archived to is
+// there. A mount point without its file system is an empty directory, or none,
+// and WAL that went there is lost when the server recycles it.
+func (s *session) checkMounted() error {
+	if s.prefix.scheme != "file" {
+		return nil
+	}
+	_, err := os.Stat(filepath.Join(s.prefix.dir(), "chunks_006", "config"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.emptyArchive()
+	}
+	return err
+}
+
+// checkKnown makes sure that an archive that this host has pushed to is still
+// one, before a base backup begins a new one in its place.
+func (s *session) checkKnown(ctx context.Context, b storage.Bucket) error {
+	known, err := filepath.Glob(filepath.Join(s.prefixStatePath(), "admitted-*"))
+	if err != nil || len(known) == 0 {
+		return err
+	}
+	if _, err := chunkstore.LoadPrefix(ctx, b); errors.Is(err, chunkstore.ErrNoPrefix) {
+		return s.emptyArchive()
+	}
+	return nil // whatever else is wrong shows when it is used
+}
+
+func (s *session) emptyArchive() error {
+	return &message{
+		text:   fmt.Sprintf("the archive %s is empty", s.prefix),
+		detail: "It holds nothing of ours; a file system that isn't mounted looks like that.",
+		hint: "Check that its file system is mounted and that the prefix is right. If the archive was removed on purpose, remove " +
+			s.prefixStatePath() + " to begin a new one.",
 	}
 }

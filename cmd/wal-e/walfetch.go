@@ -84,14 +84,12 @@ func (s *session) explainAbsence(ctx context.Context, b storage.Bucket, name str
 		}
 	}
 	if s.prefix.scheme == "file" {
-		// A mount point without its file system is an empty directory.
 		contents, err := compat.Detect(ctx, b)
 		if err != nil {
 			return err
 		}
 		if contents.Empty() {
-			s.log.WarnContext(ctx, "the archive is empty", "detail", fmt.Sprintf("%s holds nothing at all.", s.prefix),
-				"hint", "Check that its file system is mounted and that the prefix is right.")
+			return s.emptyArchive()
 		}
 	}
 	s.log.InfoContext(ctx, "could no longer locate object while performing wal restore", "logger", s.blobLogger(),
