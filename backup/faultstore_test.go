@@ -80,7 +80,7 @@ func everyFault(t *testing.T, f pushFault) {
 				if only != "" && op != only {
 					continue
 				}
-				err, stored := f.run(t, storagetest.Fault{Call: i + 1, Mode: mode})
+				stored, err := f.run(t, storagetest.Fault{Call: i + 1, Mode: mode})
 				tried++
 				if err != nil {
 					failed++
@@ -113,8 +113,8 @@ func requests(b storage.Bucket) *requestLog {
 }
 
 // run lets one request fail, pushes again, and looks at what is there. It
-// returns what the first push said, and the bytes of packs at the end.
-func (f pushFault) run(t *testing.T, fault storagetest.Fault) (error, int64) {
+// returns the bytes of packs at the end, and what the first push said.
+func (f pushFault) run(t *testing.T, fault storagetest.Fault) (stored int64, failure error) {
 	t.Helper()
 	b, state := clone(t, f.start), t.TempDir()
 	before := valid(t, b)
@@ -137,14 +137,14 @@ func (f pushFault) run(t *testing.T, fault storagetest.Fault) (error, int64) {
 
 	again := mustPush(t, b, f.dir, state)
 	verifyAll(t, b)
-	stored := storedBytes(t, b)
+	stored = storedBytes(t, b)
 	if stored > f.once*11/10+slack {
 		t.Errorf("both pushes stored %d bytes of packs, want at most 1.1 times %d", stored, f.once)
 	}
 	if fault.Call%7 == 3 {
 		f.restore(t, b, again.Ref.String(), fault)
 	}
-	return failure, stored
+	return stored, failure
 }
 
 // restore compares what comes back with the cluster, and for some faults

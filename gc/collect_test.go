@@ -28,7 +28,6 @@ type archive struct {
 	store *chunkstore.Store
 	table *index.Table
 	now   time.Time
-	ids   int
 }
 
 func newArchive(t *testing.T) *archive {

@@ -49,10 +49,9 @@ type mutant struct {
 	storage.Bucket
 	m mutation
 
-	mu     sync.Mutex
-	held   map[string][]byte // objects whose creation waits
-	lists  map[string][]storage.Object
-	intent string
+	mu    sync.Mutex
+	held  map[string][]byte // objects whose creation waits
+	lists map[string][]storage.Object
 }
 
 func (b *mutant) Create(ctx context.Context, key string, r io.Reader, size int64, meta storage.Meta) error {

@@ -43,7 +43,6 @@ type request struct {
 	size   int
 	ghost  bool // nobody waits for an answer any more
 	done   chan answer
-	number int
 }
 
 type answer struct {

@@ -52,7 +52,6 @@ type World struct {
 
 	mu      sync.Mutex // guards what processes touch
 	pending []*request
-	number  int
 	running sync.WaitGroup
 }
 
