@@ -67,10 +67,11 @@ func (f *Footprint) Runs() []runid.ID {
 func (f *Footprint) All() iter.Seq[index.PackID] {
 	return func(yield func(index.PackID) bool) {
 		for _, run := range f.Runs() {
-			for seq := range uint32(8 * len(f.runs[run])) {
-				p := index.PackID{Run: run, Seq: seq}
-				if f.Has(p) && !yield(p) {
-					return
+			for i, x := range f.runs[run] {
+				for ; x != 0; x &= x - 1 {
+					if !yield(index.PackID{Run: run, Seq: uint32(8*i + bits.TrailingZeros8(x))}) {
+						return
+					}
 				}
 			}
 		}
@@ -79,8 +80,18 @@ func (f *Footprint) All() iter.Seq[index.PackID] {
 
 // Union adds the packs of g.
 func (f *Footprint) Union(g *Footprint) {
-	for p := range g.All() {
-		f.Add(p)
+	if f.runs == nil {
+		f.runs = make(map[runid.ID][]byte)
+	}
+	for run, theirs := range g.runs {
+		ours := f.runs[run]
+		if n := len(theirs) - len(ours); n > 0 {
+			ours = append(ours, make([]byte, n)...)
+			f.runs[run] = ours
+		}
+		for i, x := range theirs {
+			ours[i] |= x
+		}
 	}
 }
 

@@ -234,10 +234,12 @@ func (r *reader) readIntent(ctx context.Context, ref chunkstore.Ref) (*chunkstor
 // needed unites the footprints of backups.
 func needed(backups []*outcome) map[index.PackID]bool {
 	packs := make(map[index.PackID]bool)
+	var union chunkstore.Footprint
 	for _, o := range backups {
-		for p := range o.footprint.All() {
-			packs[p] = true
-		}
+		union.Union(&o.footprint)
+	}
+	for p := range union.All() {
+		packs[p] = true
 	}
 	return packs
 }
