@@ -53,7 +53,7 @@ func Encode(kind string, version int, v any) ([]byte, error) {
 	return append([]byte(head), body...), nil
 }
 
-// Decode reads an object of a kind into v, which is left alone on an error.
+// Decode reads an object of a kind into v, which is of no use after an error.
 // Versions above known give a *VersionError, anything that Encode didn't write
 // ErrDamaged. Fields that v doesn't have are ignored.
 func Decode(data []byte, kind string, known int, v any) error {
