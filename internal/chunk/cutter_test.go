@@ -116,7 +116,7 @@ func TestCutsOfHeapPages(t *testing.T) {
 func TestCutsResynchronise(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(3, 4))
-	b := heap(1024, 2)
+	b := heap(256, 2)
 	c, h := newCutter(t, chunk.DefaultParams()), newHasher(t)
 	known := map[chunk.ID]bool{}
 	visit := func(f func(id chunk.ID, n int)) {
@@ -127,7 +127,7 @@ func TestCutsResynchronise(t *testing.T) {
 		}
 	}
 	visit(func(id chunk.ID, _ int) { known[id] = true })
-	const changes = 40
+	const changes = 25
 	total := 0
 	for range changes {
 		page := b[r.IntN(len(b)/chunk.PageSize)*chunk.PageSize:][:chunk.PageSize]
@@ -140,6 +140,7 @@ func TestCutsResynchronise(t *testing.T) {
 		})
 		copy(page, before)
 	}
+	t.Logf("a changed page makes %d bytes new on average", total/changes)
 	if m := total / changes; m < chunk.DefaultParams().Min || m > 100<<10 {
 		t.Errorf("a changed page makes %d bytes new on average, want some 50 KB", m)
 	}
@@ -167,7 +168,7 @@ func checkCuts(t *testing.T, p chunk.Params, b []byte, lengths []int) {
 func TestCutsBounds(t *testing.T) {
 	t.Parallel()
 	const page = chunk.PageSize
-	data := heap(200, 5)
+	data := heap(80, 5)
 	r := rand.New(rand.NewPCG(5, 6))
 	random := make([]byte, len(data))
 	for i := range random {
