@@ -14,15 +14,16 @@ import (
 	"wal-e/internal/pgtest"
 )
 
-// The memory of a push and of a fetch is bounded by settings. Measured are 240 to
-// 300 MiB for a push and 100 to 130 MiB for a fetch, whatever the size of the
-// cluster.
+// The memory of a push and of a fetch is bounded by settings, whatever the size
+// of the cluster. Measured on 256 MiB to 4 GiB are 240 to 390 MiB for a push, most
+// when storage is slow, and 100 to 160 MiB for a fetch.
 const (
 	pushMemory  = 512 << 20 // bytes of peak RSS
 	fetchMemory = 384 << 20
-	// How much the peak of a larger cluster may be above that of a smaller one:
-	// when collections fall differs from run to run.
-	memoryGrowth = 1.4
+	// How far the peak of a larger cluster may be above that of a smaller one:
+	// four packs. When collections fall, and whether uploads fall behind so that
+	// all packs are in memory, differs from run to run.
+	memorySlack = 4 * 36 << 20
 )
 
 // Memory of push and fetch doesn't depend on how large the cluster is.
@@ -54,7 +55,7 @@ func memoryIsBounded(t *testing.T, small, large int64) {
 		if m.large > m.bound {
 			t.Errorf("%s of %d MiB took %d MiB, want at most %d", m.what, large>>20, m.large>>20, m.bound>>20)
 		}
-		if float64(m.large) > memoryGrowth*float64(m.small) {
+		if m.large > m.small+memorySlack {
 			t.Errorf("%s took %d MiB for %d MiB of data, but %d for %d", m.what, m.large>>20, large>>20, m.small>>20, small>>20)
 		}
 	}

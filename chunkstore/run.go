@@ -77,6 +77,11 @@ type Push struct {
 	fail      context.CancelCauseFunc
 	uploads   *errgroup.Group
 
+	// packing is held while a record is added to the open pack, and while that
+	// waits for an upload to end: otherwise each writer would fill a pack more
+	// meanwhile. It is taken before mu.
+	packing sync.Mutex
+
 	mu        sync.Mutex
 	footprint Footprint
 	banned    Footprint

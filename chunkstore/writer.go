@@ -253,6 +253,8 @@ func (p *Push) addRecord(record []byte, chunks []index.Chunk) error {
 	if p.uploading.Err() != nil {
 		return context.Cause(p.uploading)
 	}
+	p.packing.Lock()
+	defer p.packing.Unlock()
 	p.mu.Lock()
 	if p.pack == nil {
 		p.pack = newPackBuffer(p.nextPack, p.cfg.PackSize+p.cfg.PackSize/8)
