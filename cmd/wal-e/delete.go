@@ -40,6 +40,7 @@ func newDeleteCommand(a *app) *cobra.Command {
 		Short:   "delete backups and WAL that are no longer needed",
 		Long:    deleteLong,
 		Example: "  wal-e delete retain 7\n  wal-e delete --confirm retain 14d",
+		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return &usageError{cmd, "missing subcommand: want before, retain, everything or old-versions"}
 		},
