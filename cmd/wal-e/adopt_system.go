@@ -12,10 +12,11 @@ import (
 const adoptSystemLong = `Let a further cluster archive to this prefix. A prefix belongs to the cluster
 that first archives to it; another system identifier is refused, because two
 clusters in one prefix by mistake is how archives are lost. After pg_upgrade,
-which gives the cluster a new identifier, say so once with this command.
+which gives the cluster a new identifier, say so once with this command. It can't
+be taken back.
 
 The identifier is what "SELECT system_identifier FROM pg_control_system()" and
-pg_controldata print.`
+pg_controldata print, and what the refused wal-push says.`
 
 func newAdoptSystemCommand(a *app) *cobra.Command {
 	return &cobra.Command{
@@ -27,7 +28,7 @@ func newAdoptSystemCommand(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := postgres.ParseSystemID(args[0])
 			if err != nil {
-				return usagef("%v", err)
+				return &usageError{cmd, err.Error()}
 			}
 			return a.do(cmd, func(ctx context.Context, s *session) error {
 				b, err := s.openBucket(use{})

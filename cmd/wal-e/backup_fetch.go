@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,14 +65,14 @@ const backupFetchExample = `  wal-e backup-fetch /var/lib/postgresql/17/main LAT
 func newBackupFetchCommand(a *app) *cobra.Command {
 	var f fetchFlags
 	cmd := &cobra.Command{
-		Use:     "backup-fetch [options] PG_CLUSTER_DIRECTORY BACKUP_NAME",
+		Use:     "backup-fetch PG_CLUSTER_DIRECTORY BACKUP_NAME",
 		Short:   "restore a base backup",
 		Long:    backupFetchLong,
 		Example: backupFetchExample,
 		Args:    arguments("PG_CLUSTER_DIRECTORY", "BACKUP_NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if f.poolSize < 1 {
-				return usagef("--pool-size %d: want at least 1", f.poolSize)
+			if err := f.check(); err != nil {
+				return &usageError{cmd, err.Error()}
 			}
 			return a.do(cmd, func(ctx context.Context, s *session) error { return backupFetch(ctx, s, f, args[0], args[1]) })
 		},
@@ -82,12 +84,12 @@ func newBackupFetchCommand(a *app) *cobra.Command {
 func (f *fetchFlags) bind(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.IntVarP(&f.poolSize, "pool-size", "p", 4, "files and storage requests at once")
+	flags.VarP(numberOption(&f.poolSize, 4), "pool-size", "p", "files and storage requests at once")
 	flags.StringVar(&f.system, "system", "", "the cluster's `SYSTEM_IDENTIFIER`, when the archive holds several")
 	flags.StringArrayVar(&f.tablespaces, "tablespace-map", nil, "put a tablespace, by OID or name, into a directory, `OID|NAME=DIR`; may be repeated")
 	flags.StringVar(&f.restoreSpec, "restore-spec", "", "classic restore specification: a JSON `FILE`, or SOURCE for where tablespaces were")
 	flags.BoolVar(&f.blind, "blind-restore", false, "make tablespaces plain directories in pg_tblspc")
-	flags.StringVar(&f.walDir, "waldir", "", "put WAL into `DIR`, with a link to it")
+	flags.StringVar(&f.walDir, "waldir", "", "put WAL into `DIR`, and link pg_wal to it")
 	flags.BoolVar(&f.overwriteConfig, "overwrite-config", false, "replace configuration files that are in the directory")
 	flags.StringVar(&f.owner, "owner", "", "give files to `USER[:GROUP]`, as root only")
 	flags.BoolVar(&f.withWAL, "with-wal", false, "also fetch the WAL that the backup needs to be consistent")
@@ -101,10 +103,37 @@ func (f *fetchFlags) bind(cmd *cobra.Command) {
 	flags.BoolVar(&f.target.Immediate, "target-immediate", false, "recover until the cluster is consistent")
 	flags.BoolVar(&f.exclusive, "target-exclusive", false, "stop before the target, not after it")
 	flags.StringVar(&f.timeline, "target-timeline", "", "`TIMELINE` to follow: latest, current or a number (latest)")
-	flags.StringVar(&f.action, "target-action", "", "at the target: `promote`, pause or shutdown (promote)")
-	flags.BoolVar(&f.standby, "standby", false, "make a standby instead")
+	flags.StringVar(&f.action, "target-action", "", "`WHAT` to do at the target: promote, pause or shutdown (promote)")
+	flags.BoolVar(&f.standby, "standby", false, "with --recover: make a standby")
 	flags.BoolVar(&f.keepArchiving, "keep-archiving", false, "leave archive_mode as the backup has it")
-	flags.StringVar(&f.restoreCommand, "restore-command", "", "the restore_command to write, with %f and %p (this wal-e)")
+	flags.StringVar(&f.restoreCommand, "restore-command", "", "restore_command to write: `COMMAND` with %f and %p (this wal-e)")
+}
+
+// check finds what no restore can be made of.
+func (f fetchFlags) check() error {
+	if f.poolSize < 1 {
+		return fmt.Errorf("--pool-size %d: want at least 1", f.poolSize)
+	}
+	if f.system != "" {
+		if _, err := postgres.ParseSystemID(f.system); err != nil {
+			return fmt.Errorf("--system: %w", err)
+		}
+	}
+	if _, err := tablespaceMap(f.tablespaces); err != nil {
+		return err
+	}
+	target, err := backup.ParseTarget(f.target, time.Local)
+	if err != nil {
+		return err
+	}
+	if !f.recover && (target.Kind != backup.TargetEnd || f.exclusive || f.timeline != "" || f.action != "" ||
+		f.standby || f.keepArchiving || f.restoreCommand != "") {
+		return errors.New("the options of a recovery (--target-…, --standby, --keep-archiving, --restore-command) need --recover")
+	}
+	if !slices.Contains([]string{"", "promote", "pause", "shutdown"}, f.action) {
+		return fmt.Errorf("--target-action %q: want promote, pause or shutdown", f.action)
+	}
+	return nil
 }
 
 func backupFetch(ctx context.Context, s *session, f fetchFlags, dir, query string) error {
@@ -118,7 +147,10 @@ func backupFetch(ctx context.Context, s *session, f fetchFlags, dir, query strin
 	}
 	found, err := backup.Find(ctx, backup.FindConfig{Bucket: b, Query: query, System: f.system, Recover: recovery})
 	if err != nil {
-		return err
+		if errors.Is(err, storage.ErrNotExist) {
+			err = errors.Join(err, s.warnClassic(ctx, b))
+		}
+		return explainQuery(query, err)
 	}
 	store, err := chunkstore.Open(ctx, b, s.log)
 	if err != nil {
@@ -149,15 +181,12 @@ func backupFetch(ctx context.Context, s *session, f fetchFlags, dir, query strin
 
 // recovery returns what --recover asks for, nil without it.
 func (f fetchFlags) recovery(s *session, b storage.Bucket) (*backup.RecoverConfig, error) {
+	if !f.recover {
+		return nil, nil
+	}
 	target, err := backup.ParseTarget(f.target, time.Local)
 	if err != nil {
-		return nil, usagef("%v", err)
-	}
-	if !f.recover {
-		if target.Kind != backup.TargetEnd || f.standby || f.timeline != "" || f.action != "" || f.restoreCommand != "" {
-			return nil, usagef("options of a recovery need --recover")
-		}
-		return nil, nil
+		return nil, err
 	}
 	command := f.restoreCommand
 	if command == "" {
@@ -221,10 +250,10 @@ func tablespaceMap(list []string) (map[string]string, error) {
 	for _, s := range list {
 		name, dir, ok := strings.Cut(s, "=")
 		if !ok || name == "" || dir == "" {
-			return nil, usagef("--tablespace-map %q: want OID=DIR or NAME=DIR", s)
+			return nil, fmt.Errorf("--tablespace-map %q: want OID=DIR or NAME=DIR", s)
 		}
 		if _, twice := m[name]; twice {
-			return nil, usagef("--tablespace-map: %s is given twice", name)
+			return nil, fmt.Errorf("--tablespace-map: %s is given twice", name)
 		}
 		m[name] = dir
 	}
@@ -249,9 +278,9 @@ func printFetched(w io.Writer, r *backup.FetchReport) error {
 	if !r.Done {
 		verb = "would restore"
 	}
-	fmt.Fprintf(&b, "%s %s into %s: %d files, %s", verb, r.Backup, r.Dir, r.Files, bytesText(r.Bytes))
+	fmt.Fprintf(&b, "%s %s into %s: %s, %s", verb, r.Backup, r.Dir, counted(r.Files, "file"), bytesText(r.Bytes))
 	if !r.Done {
-		fmt.Fprintf(&b, " from %d packs with about %d requests", r.Packs, r.Requests)
+		fmt.Fprintf(&b, " from %s with about %s", counted(r.Packs, "pack"), counted(r.Requests, "request"))
 	}
 	fmt.Fprintf(&b, "\n  owner: %s\n", r.Owner)
 	for _, t := range r.Tablespaces {
@@ -265,13 +294,17 @@ func printFetched(w io.Writer, r *backup.FetchReport) error {
 		if r.WithWAL {
 			where = "in the WAL directory"
 		}
-		fmt.Fprintf(&b, "  WAL to be consistent: %d files from %s to %s, %s\n", n, r.WALFiles[0], r.WALFiles[n-1], where)
+		files := r.WALFiles[0]
+		if n > 1 {
+			files = fmt.Sprintf("%d files from %s to %s", n, r.WALFiles[0], r.WALFiles[n-1])
+		}
+		fmt.Fprintf(&b, "  WAL to be consistent: %s, %s\n", files, where)
 	}
 	for _, k := range r.KeptConfig {
 		fmt.Fprintf(&b, "  kept: %s\n", k)
 	}
 	if r.Resumed >= 0 {
-		fmt.Fprintf(&b, "  resumed: %d files were whole already\n", r.Resumed)
+		fmt.Fprintf(&b, "  resumed: %s already there\n", counted(r.Resumed, "file"))
 	}
 	printRecovery(&b, r.Recovery)
 	if !r.Done { // a fetch logs them as it goes
@@ -281,6 +314,9 @@ func printFetched(w io.Writer, r *backup.FetchReport) error {
 	}
 	for _, next := range r.Next {
 		fmt.Fprintf(&b, "next: %s\n", next)
+	}
+	if r.Recovery != nil && r.Done {
+		fmt.Fprintf(&b, "next: Start the server on %s. It fetches the WAL by itself.\n", r.Dir)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

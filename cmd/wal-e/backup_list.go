@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"wal-e/backup"
+	"wal-e/compat"
+	"wal-e/internal/storage"
 )
 
 const backupListLong = `List the base backups, or the one that QUERY names: LATEST, a NAME, or NAME@RUN
@@ -35,6 +37,7 @@ func newBackupListCommand(a *app) *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().SortFlags = false
 	cmd.Flags().BoolVar(&detail, "detail", false, "fill in size and stop position")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything known as JSON")
 	return cmd
@@ -58,11 +61,44 @@ func backupList(ctx context.Context, s *session, query string, detail, asJSON bo
 	if werr := printList(s.stdout, list, detail); werr != nil {
 		return werr
 	}
-	if errors.Is(err, backup.ErrBadQuery) {
+	if err == nil && len(list) == 0 {
+		return s.warnClassic(ctx, b)
+	}
+	return explainQuery(query, err)
+}
+
+// warnClassic says that an archive in which no backup was found holds classic
+// ones. Without it, a list that is empty reads as if they were gone.
+func (s *session) warnClassic(ctx context.Context, b storage.Bucket) error {
+	contents, err := compat.Detect(ctx, b)
+	if err != nil {
+		return err
+	}
+	if contents.Classic {
+		s.log.WarnContext(ctx, fmt.Sprintf("the archive holds classic backups, and reading those is %v", errNotBuilt),
+			"detail", "Prefix "+s.prefix.String()+".", "hint", "Use classic WAL-E to list and restore them.")
+	}
+	return nil
+}
+
+const hintBackups = "wal-e backup-list prints those that there are."
+
+// explainQuery puts the errors about the name of a backup into the words of
+// classic WAL-E.
+func explainQuery(query string, err error) error {
+	switch {
+	case errors.Is(err, backup.ErrBadQuery):
 		return &message{
 			text:   "invalid backup query submitted",
 			detail: fmt.Sprintf("The submitted query operator was %q.", query),
 			hint:   "Want LATEST, a name such as base_000000010000000000000004_00000040, or NAME@RUN.",
+			err:    err,
+		}
+	case errors.Is(err, storage.ErrNotExist):
+		return &message{
+			text:   "no backups found for fetching",
+			detail: fmt.Sprintf("No backup matching the query %s was able to be located.\n%v", query, err),
+			hint:   hintBackups,
 			err:    err,
 		}
 	}

@@ -19,14 +19,14 @@ import (
 // pushFlags are the options of backup-push.
 type pushFlags struct {
 	poolSize         int
-	readRate         int64
+	readRate         int
 	whileOffline     bool
 	checkpoint       string
 	includeLogs      bool
 	skipLinks        []string
 	failOnCorruption bool
 	walTimeout       time.Duration
-	rewriteBudget    int64
+	rewriteBudget    int
 	json             bool
 }
 
@@ -51,37 +51,43 @@ func newBackupPushCommand(a *app) *cobra.Command {
 		Args:    arguments("PG_CLUSTER_DIRECTORY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
-				return err
+				return &usageError{cmd, err.Error()}
 			}
 			return a.do(cmd, func(ctx context.Context, s *session) error { return backupPush(ctx, s, f, args[0]) })
 		},
 	}
-	flags := cmd.Flags()
-	flags.IntVarP(&f.poolSize, "pool-size", "p", 4, "cores that read and compress, and bound on storage requests under way")
-	flags.Int64Var(&f.readRate, "cluster-read-rate-limit", 0, "`BYTES` read per second at most, in all")
-	flags.BoolVar(&f.whileOffline, "while-offline", false, "back up a stopped cluster; it needs no archive to start")
-	flags.StringVar(&f.checkpoint, "checkpoint", "spread", "`spread` the checkpoint that begins the backup, or do it fast")
-	flags.BoolVar(&f.includeLogs, "include-logs", false, "also back up the server's log folder")
-	flags.StringArrayVar(&f.skipLinks, "skip-link", nil, "leave out the symbolic link at `PATH`, which points to a folder elsewhere; may be repeated")
-	flags.BoolVar(&f.failOnCorruption, "fail-on-corruption", false, "fail when a page's checksum is wrong, instead of warning")
-	flags.DurationVar(&f.walTimeout, "wal-timeout", time.Hour, "how long the WAL of the backup may take to be archived")
-	flags.Int64Var(&f.rewriteBudget, "rewrite-budget", 1<<30, "`BYTES` stored anew at most so that packs of which little is needed can go; 0 for none")
-	flags.BoolVar(&f.json, "json", false, "print the figures as JSON")
+	f.bind(cmd)
 	return cmd
 }
 
+func (f *pushFlags) bind(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.VarP(numberOption(&f.poolSize, 4), "pool-size", "p", "cores that read and compress, and storage requests at once")
+	flags.Var(numberOption(&f.readRate, 0), "cluster-read-rate-limit", "`BYTES` read per second at most, in all; 0 for no limit")
+	flags.BoolVar(&f.whileOffline, "while-offline", false, "back up a stopped cluster; it needs no archive to start")
+	flags.StringVar(&f.checkpoint, "checkpoint", "spread", "`MODE` of the checkpoint that begins the backup: spread, which may take minutes, or fast")
+	flags.BoolVar(&f.includeLogs, "include-logs", false, "also back up the server's log folder")
+	flags.StringArrayVar(&f.skipLinks, "skip-link", nil, "leave out the symbolic link at `PATH`, which points to a folder elsewhere; may be repeated")
+	flags.BoolVar(&f.failOnCorruption, "fail-on-corruption", false, "fail when a page's checksum is wrong, instead of warning")
+	flags.DurationVar(&f.walTimeout, "wal-timeout", time.Hour, "`DURATION` that the WAL of the backup may take to be archived")
+	flags.Var(numberOption(&f.rewriteBudget, 1<<30), "rewrite-budget", "`BYTES` stored anew at most so that packs of which little is needed can go; 0 for none")
+	flags.BoolVar(&f.json, "json", false, "print the figures as JSON")
+}
+
+// check finds what no push can be made of.
 func (f pushFlags) check() error {
 	switch {
 	case f.poolSize < 1:
-		return usagef("--pool-size %d: want at least 1", f.poolSize)
+		return fmt.Errorf("--pool-size %d: want at least 1", f.poolSize)
 	case f.readRate < 0:
-		return usagef("--cluster-read-rate-limit %d: want bytes per second, or 0 for no limit", f.readRate)
+		return fmt.Errorf("--cluster-read-rate-limit %d: want bytes per second, or 0 for no limit", f.readRate)
 	case f.checkpoint != "spread" && f.checkpoint != "fast":
-		return usagef("--checkpoint %q: want spread or fast", f.checkpoint)
+		return fmt.Errorf("--checkpoint %q: want spread or fast", f.checkpoint)
 	case f.rewriteBudget < 0:
-		return usagef("--rewrite-budget %d: want bytes, or 0 for none", f.rewriteBudget)
+		return fmt.Errorf("--rewrite-budget %d: want bytes, or 0 for none", f.rewriteBudget)
 	case f.walTimeout <= 0:
-		return usagef("--wal-timeout %s: want a duration such as 30m", f.walTimeout)
+		return fmt.Errorf("--wal-timeout %s: want a duration such as 30m", f.walTimeout)
 	}
 	return nil
 }
@@ -91,7 +97,7 @@ func (f pushFlags) rewrite() int64 {
 	if f.rewriteBudget == 0 {
 		return -1
 	}
-	return f.rewriteBudget
+	return int64(f.rewriteBudget)
 }
 
 func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error {
@@ -117,7 +123,7 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 		SkipLinks:        f.skipLinks,
 		FailOnCorruption: f.failOnCorruption,
 		Workers:          f.poolSize,
-		ReadRate:         f.readRate,
+		ReadRate:         int64(f.readRate),
 		Rewrite:          f.rewrite(),
 		MissingWAL:       missingWAL(counter),
 		WALTimeout:       f.walTimeout,

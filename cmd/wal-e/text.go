@@ -27,3 +27,11 @@ func hostname() string {
 	}
 	return name
 }
+
+// counted is a number of things for people: 1 pack, 2 packs.
+func counted[N int | int64](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}

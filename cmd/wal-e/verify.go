@@ -12,6 +12,7 @@ import (
 
 	"wal-e/backup"
 	"wal-e/internal/postgres"
+	"wal-e/internal/storage"
 	"wal-e/wal"
 )
 
@@ -28,14 +29,14 @@ then 1. It changes nothing.`
 func newVerifyCommand(a *app) *cobra.Command {
 	var f verifyFlags
 	cmd := &cobra.Command{
-		Use:     "verify [NAME | --all]",
+		Use:     "verify NAME|--all",
 		Short:   "prove that backups can be restored",
 		Long:    verifyLong,
 		Example: "  wal-e verify --all --read-data --wal\n  wal-e verify LATEST",
 		Args:    arguments("[NAME]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f.all == (len(args) == 1) {
-				return usagef("verify: want the name of a backup, LATEST, or --all")
+				return &usageError{cmd, "want either the name of a backup, LATEST, or --all"}
 			}
 			return a.do(cmd, func(ctx context.Context, s *session) error {
 				query := ""
@@ -46,6 +47,7 @@ func newVerifyCommand(a *app) *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().SortFlags = false
 	cmd.Flags().BoolVar(&f.all, "all", false, "verify all backups")
 	cmd.Flags().BoolVar(&f.readData, "read-data", false, "read and check every chunk")
 	cmd.Flags().BoolVar(&f.wal, "wal", false, "look for the WAL that the backups need")
@@ -74,6 +76,15 @@ func verify(ctx context.Context, s *session, f verifyFlags, query string) error 
 		}
 	}
 	report, err := backup.Verify(ctx, cfg)
+	if err == nil && len(report.Backups)+len(report.Problems) == 0 {
+		err = s.warnClassic(ctx, b)
+	}
+	if err != nil && (report == nil || len(report.Backups)+len(report.Problems) == 0) {
+		if query != "" && errors.Is(err, storage.ErrNotExist) {
+			return &message{text: fmt.Sprintf("no backup %s in %s", query, s.prefix), hint: hintBackups, err: err}
+		}
+		return explainQuery(query, err)
+	}
 	if report != nil {
 		if f.json {
 			err = errors.Join(err, json.NewEncoder(s.stdout).Encode(report))
@@ -91,7 +102,7 @@ func printVerified(w io.Writer, r *backup.VerifyReport, f verifyFlags) error {
 		if !v.OK {
 			state = "DAMAGED"
 		}
-		fmt.Fprintf(&b, "%s@%s: %s, %d files, %s in %d packs\n", v.Name, v.Run, state, v.Files, bytesText(v.Bytes), v.Packs)
+		fmt.Fprintf(&b, "%s@%s: %s, %s, %s in %s\n", v.Name, v.Run, state, counted(v.Files, "file"), bytesText(v.Bytes), counted(v.Packs, "pack"))
 	}
 	for _, p := range r.Problems {
 		fmt.Fprintf(&b, "PROBLEM %s\n", problemText(p))
@@ -99,17 +110,17 @@ func printVerified(w io.Writer, r *backup.VerifyReport, f verifyFlags) error {
 	for _, p := range r.Warnings {
 		fmt.Fprintf(&b, "warning %s\n", problemText(p))
 	}
-	fmt.Fprintf(&b, "%d backups, %d packs, %s", len(r.Backups), r.Packs, bytesText(r.PackBytes))
+	fmt.Fprintf(&b, "%s, %s, %s", counted(len(r.Backups), "backup"), counted(r.Packs, "pack"), bytesText(r.PackBytes))
 	if f.readData {
-		fmt.Fprintf(&b, "; %d packs read", r.ReadPacks)
+		fmt.Fprintf(&b, "; %s read", counted(r.ReadPacks, "pack"))
 	}
 	if f.wal {
-		fmt.Fprintf(&b, "; %d WAL segments found", r.WAL)
+		fmt.Fprintf(&b, "; %s found", counted(r.WAL, "WAL segment"))
 		if f.readData {
 			fmt.Fprintf(&b, ", %d read", r.ReadWAL)
 		}
 	}
-	fmt.Fprintf(&b, "; %d problems\n", len(r.Problems))
+	fmt.Fprintf(&b, "; %s\n", counted(len(r.Problems), "problem"))
 	_, err := io.WriteString(w, b.String())
 	return err
 }
