@@ -17,6 +17,7 @@ import (
 	"wal-e/backup"
 	"wal-e/chunkstore"
 	"wal-e/internal/envelope"
+	"wal-e/internal/pgtest"
 	"wal-e/internal/runid"
 )
 
@@ -422,5 +423,49 @@ func writeObject(t *testing.T, path string, b []byte) {
 	}
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What the README's blocks of sh say is run as they stand, one after the
+// other, by the user that PostgreSQL runs as, on a scratch cluster. Only paths
+// are others, and the moment that is restored.
+func TestREADMERuns(t *testing.T) {
+	t.Parallel()
+	dir := pgtest.TempDir(t)
+	bin := filepath.Dir(pgtest.Binary(t))
+	env := []string{"WALE_STATE_DIR=" + filepath.Join(dir, "state"), "WALE_LOG_DESTINATION=stderr"}
+	c := pgtest.Start(t, pgtest.Options{
+		ArchiveCommand: "WALE_ENVDIR=" + dir + "/etc/wal-e.d/env " + bin + "/wal-e --terse wal-push %p",
+		Env:            env,
+	})
+	c.AddTablespace(t, "fast")
+	restored := strings.NewReplacer("/etc/wal-e.d", dir+"/etc/wal-e.d", "/srv/", dir+"/srv/", "/mnt/", dir+"/mnt/")
+	moment := "2026-11-22 14:32:00+00"
+	blocks := 0
+	for block := range strings.SplitSeq(readDoc(t, "README.md"), "\n```sh\n") {
+		script, _, _ := strings.Cut(block, "\n```")
+		if blocks++; blocks == 1 {
+			continue // what stands before the first
+		}
+		script = strings.ReplaceAll(restored.Replace(script), "$PGDATA", c.Dir)
+		switch {
+		case strings.Contains(script, moment):
+			script = strings.ReplaceAll(script, moment, c.Query(t, "SELECT clock_timestamp()"))
+			script = strings.ReplaceAll(script, " LATEST", " --tablespace-map fast="+dir+"/mnt/restored LATEST")
+		case strings.Contains(script, "--while-offline"):
+			c.Stop(t, pgtest.Fast)
+		}
+		// The first block makes the folder that the others read.
+		cmd := c.Command(t, "bash", "-euo", "pipefail", "-c", "export WALE_ENVDIR="+dir+"/etc/wal-e.d/env\n"+script)
+		if blocks == 2 {
+			cmd = c.Command(t, "bash", "-euo", "pipefail", "-c", script)
+		}
+		cmd.Env = append(append(cmd.Env, env...), "PATH="+bin+":"+os.Getenv("PATH"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("README.md: %v\n%s\n%s", err, script, out)
+		}
+	}
+	if blocks < 9 {
+		t.Errorf("README.md has %d blocks to run: did their form change?", blocks-1)
 	}
 }
