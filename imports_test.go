@@ -23,6 +23,7 @@ func allowed() map[string][]string {
 		"internal/storage/storagetest": {"internal/storage"},
 		"internal/logging":             nil,
 		"internal/pgtest":              {"internal/postgres"},
+		"internal/enginetest":          nil,
 
 		"index":      {"internal/chunk", "internal/runid"},
 		"chunkstore": append([]string{"index", "internal/chunk", "internal/envelope", "internal/runid"}, postgresAndStorage...),
