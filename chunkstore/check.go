@@ -16,32 +16,6 @@ import (
 	"wal-e/internal/storage"
 )
 
-// PackSizes lists the packs that are stored, with their sizes in bytes: those
-// of runs, or all when runs is nil.
-func (s *Store) PackSizes(ctx context.Context, runs []runid.ID) (map[index.PackID]int64, error) {
-	sizes := make(map[index.PackID]int64)
-	if runs != nil {
-		return sizes, s.listPacks(ctx, runs, sizes)
-	}
-	for o, err := range s.bucket.List(ctx, packDir, "") {
-		if err != nil {
-			return nil, fmt.Errorf("list %s of %s: %w", packDir, s.bucket.URL(), err)
-		}
-		if p, ok := parsePackKey(o.Key); ok {
-			sizes[p] = o.Size
-		}
-	}
-	return sizes, nil
-}
-
-// parsePackKey parses what PackKey returns; other names are not ours.
-func parsePackKey(key string) (index.PackID, bool) {
-	run, number, _ := strings.Cut(strings.TrimPrefix(key, packDir), "/")
-	id, err := runid.Parse(run)
-	seq, ok := parseNumber(number)
-	return index.PackID{Run: id, Seq: seq}, err == nil && ok && seq < maxSeq
-}
-
 // CheckIndex reads the index objects of a run and calls visit for each, with
 // its key and either what it holds or, when it is damaged, why it can't be
 // used.

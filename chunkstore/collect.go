@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"wal-e/index"
 	"wal-e/internal/envelope"
 	"wal-e/internal/runid"
 	"wal-e/internal/storage"
@@ -45,36 +44,6 @@ func (s *Store) On(b storage.Bucket) *Store {
 type RunObjects struct {
 	Keys   []string
 	Newest time.Time // of its objects, by the store's clock
-}
-
-// A PackList is the packs that a listing found: sizes in bytes, and per run its
-// newest.
-type PackList struct {
-	Sizes  map[index.PackID]int64
-	Newest map[runid.ID]time.Time
-}
-
-// ListPacks lists all packs, or those of one run. It needs no key.
-func ListPacks(ctx context.Context, b storage.Bucket, run *runid.ID) (*PackList, error) {
-	dir := packDir
-	if run != nil {
-		dir += run.String() + "/"
-	}
-	l := &PackList{Sizes: make(map[index.PackID]int64), Newest: make(map[runid.ID]time.Time)}
-	for o, err := range b.List(ctx, dir, "") {
-		if err != nil {
-			return nil, fmt.Errorf("list %s of %s: %w", dir, b.URL(), err)
-		}
-		p, ok := parsePackKey(o.Key)
-		if !ok {
-			continue
-		}
-		l.Sizes[p] = o.Size
-		if o.ModTime.After(l.Newest[p.Run]) {
-			l.Newest[p.Run] = o.ModTime
-		}
-	}
-	return l, nil
 }
 
 // ListIndexes lists the index objects of all runs, or of one.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"wal-e/index"
 	"wal-e/internal/storage"
 )
 
@@ -107,8 +106,8 @@ func (p *Push) readopt(ctx context.Context, old *Outcome, wal func(context.Conte
 
 // present makes sure that every pack of the footprint is stored.
 func (p *Push) present(ctx context.Context) error {
-	sizes := make(map[index.PackID]int64)
-	if err := p.store.listPacks(ctx, p.footprint.Runs(), sizes); err != nil {
+	sizes, err := p.store.packsOf(ctx, p.footprint.Runs())
+	if err != nil {
 		return err
 	}
 	for pack := range p.footprint.All() {

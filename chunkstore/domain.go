@@ -86,7 +86,7 @@ func (s *Store) findDomain(ctx context.Context, own runid.ID, system string) (*d
 	if err != nil {
 		return nil, err
 	}
-	d := &domain{sizes: make(map[index.PackID]int64)}
+	d := &domain{}
 	parent, outcome, found, err := s.findParent(ctx, runs, system)
 	if err != nil {
 		return nil, fmt.Errorf("look for the newest backup: %w", err)
@@ -102,7 +102,7 @@ func (s *Store) findDomain(ctx context.Context, own runid.ID, system string) (*d
 		return nil, err
 	}
 	from := append(need.Runs(), unfinished...)
-	if err := s.listPacks(ctx, from, d.sizes); err != nil {
+	if d.sizes, err = s.packsOf(ctx, from); err != nil {
 		return nil, err
 	}
 	for p := range need.All() {
@@ -140,22 +140,6 @@ func (s *Store) unfinished(ctx context.Context, runs []Run, own runid.ID, parent
 		ids = append(ids, r.Ref.Run)
 	}
 	return ids, nil
-}
-
-// listPacks adds the stored packs of runs, with their sizes, to sizes.
-func (s *Store) listPacks(ctx context.Context, runs []runid.ID, sizes map[index.PackID]int64) error {
-	for _, run := range runs {
-		dir := packDir + run.String() + "/"
-		for o, err := range s.bucket.List(ctx, dir, "") {
-			if err != nil {
-				return fmt.Errorf("list %s of %s: %w", dir, s.bucket.URL(), err)
-			}
-			if seq, ok := parseNumber(strings.TrimPrefix(o.Key, dir)); ok && seq < maxSeq {
-				sizes[index.PackID{Run: run, Seq: seq}] = o.Size
-			}
-		}
-	}
-	return nil
 }
 
 // readMarks is the second half of W2: it reads the marks that stand and takes

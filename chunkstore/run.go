@@ -236,8 +236,8 @@ func (p *Push) Unusable(ctx context.Context) ([]index.PackID, error) {
 	if err != nil {
 		return nil, err
 	}
-	sizes := make(map[index.PackID]int64)
-	if err := p.store.listPacks(ctx, footprint.Runs(), sizes); err != nil {
+	sizes, err := p.store.packsOf(ctx, footprint.Runs())
+	if err != nil {
 		return nil, err
 	}
 	var bad []index.PackID
