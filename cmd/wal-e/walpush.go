@@ -8,12 +8,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"wal-e/internal/postgres"
-	"wal-e/internal/storage"
 	"wal-e/wal"
 )
 
@@ -26,21 +26,27 @@ func newWALPushCommand(a *app) *cobra.Command {
 archive holds exactly the bytes of that file, durably: pushing a file again is
 success, other bytes under the same name are refused.
 
-It takes at most WALE_PUSH_TIMEOUT in all.`,
+It takes at most WALE_PUSH_TIMEOUT in all.
+
+Beside WAL_SEGMENT it archives further files that the folder archive_status says
+are ready, and marks them as done, so that PostgreSQL need not name each. One that
+fails stays ready and fails nothing. Where storage is slow they are given up, and
+the exit waits for them no longer than WAL_SEGMENT itself took.`,
 		Example: `  # postgresql.conf
   archive_command = 'WALE_ENVDIR=/etc/wal-e.d/env wal-e wal-push %p'`,
 		Args: arguments("WAL_SEGMENT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.do(cmd, func(ctx context.Context, s *session) error { return walPush(ctx, s, args[0]) })
+			return a.do(cmd, func(ctx context.Context, s *session) error { return walPush(ctx, s, args[0], poolSize) })
 		},
 	}
 	cmd.Flags().VarP(numberOption(&poolSize, 32), "pool-size", "p",
-		"push further ready segments beside it: accepted, but not in this version")
+		"files in all: further ready ones are archived beside it; 1 or less for none")
 	return cmd
 }
 
-// walPush pushes the file at path within the time that a push has.
-func walPush(ctx context.Context, s *session, path string) error {
+// walPush pushes the file at path within the time that a push has, and up to
+// poolSize-1 others beside it.
+func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		fmt.Fprintln(s.stdout, err)
 		return &message{
@@ -49,14 +55,26 @@ func walPush(ctx context.Context, s *session, path string) error {
 			err:    err,
 		}
 	}
-	b, err := s.openBucket(use{patience: s.pushTimeout})
+	b, err := s.openBucket(use{requests: max(1, poolSize), patience: s.pushTimeout})
 	if err != nil {
 		return err
 	}
 	late := errors.New("too late")
 	limited, cancel := context.WithTimeoutCause(ctx, s.pushTimeout, late)
 	defer cancel()
-	err = promptly(limited, func() error { return s.pushFile(limited, b, path) })
+	admit := onePerSystem(s.admission(b))
+	pool := wal.Pool{
+		Size: poolSize,
+		Push: func(ctx context.Context, file string) error {
+			cfg := wal.Config{Bucket: b, Level: s.level, Log: s.log, Admit: admit}
+			if file != path {
+				cfg.Workers = 1 // there are files enough for all cores
+			}
+			return s.pushFile(ctx, cfg, file)
+		},
+		Log: s.log,
+	}
+	err = promptly(limited, func() error { return pool.Run(limited, path) })
 	if err != nil && errors.Is(context.Cause(limited), late) {
 		return &message{
 			text:   fmt.Sprintf("wal-push of %s took longer than WALE_PUSH_TIMEOUT allows, %s", filepath.Base(path), s.pushTimeout),
@@ -68,27 +86,40 @@ func walPush(ctx context.Context, s *session, path string) error {
 	return err
 }
 
-// pushFile pushes a file and writes the records that classic WAL-E does.
-func (s *session) pushFile(ctx context.Context, b storage.Bucket, path string) error {
-	name := filepath.Base(path)
-	log := s.log.With("logger", "wal_e.worker.upload")
-	admit := s.admission(b)
-	began := time.Now()
-	pushed, err := wal.Push(ctx, wal.Config{
-		Bucket: b,
-		Level:  s.level,
-		Log:    s.log,
-		Admit: func(ctx context.Context, system postgres.SystemID) error {
-			if err := admit(ctx, system); err != nil {
-				return err
-			}
-			key := wal.Key(system, name)
-			log.InfoContext(ctx, "begin archiving a file",
-				append(s.transfer("push-wal", name, key, "begin"),
-					"detail", fmt.Sprintf("Uploading %q to %q.", path, b.URL()+"/"+key))...)
+// onePerSystem returns a function that asks admit until it takes a system, and
+// then no more. Files that are pushed side by side wait for one answer.
+func onePerSystem(admit func(context.Context, postgres.SystemID) error) func(context.Context, postgres.SystemID) error {
+	var mu sync.Mutex
+	taken := make(map[postgres.SystemID]bool)
+	return func(ctx context.Context, system postgres.SystemID) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if taken[system] {
 			return nil
-		},
-	}, path)
+		}
+		err := admit(ctx, system)
+		taken[system] = err == nil
+		return err
+	}
+}
+
+// pushFile pushes a file and writes the records that classic WAL-E does.
+func (s *session) pushFile(ctx context.Context, cfg wal.Config, path string) error {
+	name := filepath.Base(path)
+	b, admit := cfg.Bucket, cfg.Admit
+	log := s.log.With("logger", "wal_e.worker.upload")
+	began := time.Now()
+	cfg.Admit = func(ctx context.Context, system postgres.SystemID) error {
+		if err := admit(ctx, system); err != nil {
+			return err
+		}
+		key := wal.Key(system, name)
+		log.InfoContext(ctx, "begin archiving a file",
+			append(s.transfer("push-wal", name, key, "begin"),
+				"detail", fmt.Sprintf("Uploading %q to %q.", path, b.URL()+"/"+key))...)
+		return nil
+	}
+	pushed, err := wal.Push(ctx, cfg, path)
 	if err != nil {
 		return err
 	}
