@@ -29,6 +29,9 @@ const (
 // Memory of push and fetch doesn't depend on how large the cluster is.
 func TestMemory(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it measures a program of its own, which says nothing of races")
+	}
 	memoryIsBounded(t, 256<<20, 1<<30)
 }
 

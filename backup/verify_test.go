@@ -83,11 +83,12 @@ func (c *fakeCluster) begin(t *testing.T, dir string) (*chunkstore.Push, *Manife
 	}
 	t.Cleanup(func() { _ = table.Close() })
 	const segment = postgres.DefaultSegmentSize
+	now := c.clock // uploads ask while the cluster moves on
 	name := fmt.Sprintf("base_%s_%08d", postgres.SegmentAt(1, c.lsn, segment).Name(segment), segment.Offset(c.lsn))
 	p, err := c.store.Begin(t.Context(), chunkstore.PushConfig{
 		Name: name, Table: table, PackSize: 1 << 20,
 		Intent: chunkstore.Intent{System: fmt.Sprint(testSystem), Start: c.lsn.String()},
-		Now:    func() time.Time { return c.clock },
+		Now:    func() time.Time { return now },
 	})
 	if err != nil {
 		t.Fatalf("Begin = %v", err)
