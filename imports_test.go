@@ -21,6 +21,7 @@ func allowed() map[string][]string {
 		"internal/storage/file":        {"internal/storage"},
 		"internal/storage/mem":         {"internal/storage"},
 		"internal/storage/storagetest": {"internal/storage"},
+		"internal/storage/swift":       {"internal/storage"},
 		"internal/logging":             nil,
 		"internal/pgtest":              {"internal/postgres"},
 		"internal/enginetest":          nil,

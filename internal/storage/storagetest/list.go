@@ -44,7 +44,7 @@ func want(keys []string, prefix, startAfter string) []string {
 
 // testListOrder has names for which the order of a walk through directories is
 // not the order of bytes.
-func testListOrder(t *testing.T, b storage.Bucket) {
+func testListOrder(t *testing.T, b storage.Bucket, part int) {
 	keys := []string{
 		"a/b", "a/b0", "a.b", "a-b", "a0", "a+", "a b", "aa/b", "a/c/d", "a/c.d", "a/c0", "a/c!",
 		"A/b", "Z", "_", "b1", "b.d/x", "b.d0", "b.d.e", "b/-", "é", "z/é/x", "z/é.", "~", "!", "%2F", "a%2Fb", "q?x#y&z=1", "back\\slash",
@@ -53,8 +53,11 @@ func testListOrder(t *testing.T, b storage.Bucket) {
 	createAll(t, b, keys)
 	starts := append([]string{"", "a", "a/", "a/b", "a/b\x01", "a.", "a.b", "a/c", "a/c/", "a/c/d", "a/c/z", "a/c0", "b.d/", "z/é", "zzz", "\xf0\x9f"}, keys...)
 	prefixes := []string{"", "a", "a/", "a/c", "a/c/", "a/b", "a.", "b", "b.d", "b.d/", "z/", "z/é", "none", "none/", "base_", "a/c/d", "a%"}
-	for _, prefix := range prefixes {
-		for _, start := range starts {
+	for i, prefix := range prefixes {
+		for j, start := range starts {
+			if (i+j)%part != 0 {
+				continue
+			}
 			if got, want := list(t, b, prefix, start), want(keys, prefix, start); !slices.Equal(got, want) {
 				t.Errorf("List(%q, %q) = %q, want %q", prefix, start, got, want)
 			}
@@ -62,9 +65,10 @@ func testListOrder(t *testing.T, b storage.Bucket) {
 	}
 }
 
-func testListPages(t *testing.T, b storage.Bucket) {
+func testListPages(t *testing.T, b storage.Bucket, part int) {
 	var keys []string
-	for i := range 2_600 {
+	for i := range 2_600 / part {
+		i *= part
 		switch {
 		case i%100 == 0:
 			keys = append(keys, fmt.Sprintf("pages/run-%04d.x", i))
@@ -75,7 +79,8 @@ func testListPages(t *testing.T, b storage.Bucket) {
 		}
 	}
 	createAll(t, b, keys)
-	for _, start := range []string{"", want(keys, "", "")[999], want(keys, "", "")[1000], "pages/run-1300/"} {
+	page := 1000 / part
+	for _, start := range []string{"", want(keys, "", "")[page-1], want(keys, "", "")[page], "pages/run-1300/"} {
 		if got, want := list(t, b, "pages/", start), want(keys, "pages/", start); !slices.Equal(got, want) {
 			t.Errorf("List(%q, %q) = %d keys, want %d in order", "pages/", start, len(got), len(want))
 		}
@@ -177,9 +182,9 @@ func testDelete(t *testing.T, b storage.Bucket) {
 	create(t, b, "d", nil) // where a folder was
 }
 
-func testDeleteMany(t *testing.T, b storage.Bucket) {
+func testDeleteMany(t *testing.T, b storage.Bucket, part int) {
 	var keys, kept []string
-	for i := range 1_200 {
+	for i := range 1_200 / part {
 		keys = append(keys, fmt.Sprintf("many/%d/%04d", i%7, i))
 	}
 	for i := range 10 {

@@ -1,0 +1,177 @@
+package swift
+
+import (
+	"context"
+	"crypto/md5"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ncw/swift/v2"
+
+	"wal-e/internal/storage"
+)
+
+// Get implements storage.Bucket. An object that is read from its first byte to
+// its last is checked against the MD5 sum that Swift keeps, unless it is in
+// segments.
+func (b *Bucket) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	body, err := b.get(ctx, key, offset, length)
+	if err != nil {
+		return nil, fmt.Errorf("get %s from %s: %w", key, b.URL(), err)
+	}
+	return body, nil
+}
+
+func (b *Bucket) get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if err := storage.CheckKey(key); err != nil {
+		return nil, err
+	}
+	if offset < 0 {
+		return nil, fmt.Errorf("%w: offset %d", storage.ErrInvalid, offset)
+	}
+	if length == 0 {
+		_, err := b.head(ctx, key)
+		return http.NoBody, err
+	}
+	r := request{method: http.MethodGet, container: b.cfg.Container, object: b.name(key)}
+	ranged := offset > 0 || length > 0
+	switch {
+	case length > 0 && length <= math.MaxInt64-offset:
+		r.headers = swift.Headers{"Range": fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)}
+	case ranged:
+		r.headers = swift.Headers{"Range": fmt.Sprintf("bytes=%d-", offset)}
+	}
+	res, err := b.send(ctx, r)
+	if err != nil {
+		var e *statusError
+		if ranged && errors.As(err, &e) && e.code == http.StatusRequestedRangeNotSatisfiable {
+			return http.NoBody, nil // it begins behind the last byte
+		}
+		return nil, b.absent(ctx, err)
+	}
+	if ranged && res.StatusCode != http.StatusPartialContent {
+		return whole(res, offset, length)
+	}
+	body := &body{ReadCloser: res.Body, left: res.ContentLength}
+	if sum := etag(res.Header); !ranged && !large(res.Header) && len(sum) == 2*md5.Size {
+		body.sum, body.want = md5.New(), sum
+	}
+	return body, nil
+}
+
+// whole is the answer of a server that sent an object from its beginning though
+// a range of it was asked for, as some do for an empty one.
+func whole(res *http.Response, offset, length int64) (io.ReadCloser, error) {
+	if n := res.ContentLength; n >= 0 && n <= offset {
+		return http.NoBody, res.Body.Close()
+	}
+	if offset > 0 {
+		res.Body.Close()
+		return nil, fmt.Errorf("%w: the server ignores the range of a request", storage.ErrInvalid)
+	}
+	b := &body{ReadCloser: res.Body, left: res.ContentLength}
+	if length < 0 {
+		return b, nil
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(b, length), b}, nil
+}
+
+// large reports whether an object is in segments.
+func large(h http.Header) bool { return static(h) || h.Get("X-Object-Manifest") != "" }
+
+func static(h http.Header) bool {
+	yes, _ := strconv.ParseBool(strings.ToLower(h.Get("X-Static-Large-Object")))
+	return yes
+}
+
+// A body fails where the content of an object ends early or isn't what was
+// stored.
+type body struct {
+	io.ReadCloser
+	left int64     // bytes to come; negative: not known
+	sum  hash.Hash // nil: not to be checked
+	want string
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left >= 0 {
+		if b.left -= int64(n); b.left < 0 || err == io.EOF && b.left > 0 {
+			return n, io.ErrUnexpectedEOF
+		}
+	}
+	if b.sum != nil {
+		b.sum.Write(p[:n])
+		if err == io.EOF {
+			if got := hex.EncodeToString(b.sum.Sum(nil)); got != b.want {
+				return n, fmt.Errorf("what arrived has the MD5 sum %s, stored was %s", got, b.want)
+			}
+		}
+	}
+	return n, err
+}
+
+// head asks for what is known of an object.
+func (b *Bucket) head(ctx context.Context, key string) (http.Header, error) {
+	h, err := b.exchange(ctx, request{method: http.MethodHead, container: b.cfg.Container, object: b.name(key)})
+	if err != nil {
+		return nil, b.absent(ctx, err)
+	}
+	return h, nil
+}
+
+// Stat implements storage.Bucket.
+func (b *Bucket) Stat(ctx context.Context, key string) (storage.Attributes, error) {
+	a, err := b.stat(ctx, key)
+	if err != nil {
+		return storage.Attributes{}, fmt.Errorf("stat %s in %s: %w", key, b.URL(), err)
+	}
+	return a, nil
+}
+
+func (b *Bucket) stat(ctx context.Context, key string) (storage.Attributes, error) {
+	if err := storage.CheckKey(key); err != nil {
+		return storage.Attributes{}, err
+	}
+	h, err := b.head(ctx, key)
+	if err != nil {
+		return storage.Attributes{}, err
+	}
+	size, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
+	if err != nil || size < 0 {
+		return storage.Attributes{}, fmt.Errorf("the server says of its size %q", h.Get("Content-Length"))
+	}
+	modified, err := modTime(h)
+	if err != nil {
+		return storage.Attributes{}, err
+	}
+	return storage.Attributes{Object: storage.Object{Key: key, Size: size, ModTime: modified}, Meta: headersMeta(h)}, nil
+}
+
+// modTime is an object's time, as exact as in a listing where the server says
+// it: Last-Modified is in whole seconds, rounded up.
+func modTime(h http.Header) (time.Time, error) {
+	seconds, fraction, _ := strings.Cut(h.Get("X-Timestamp"), ".")
+	if s, err := strconv.ParseInt(seconds, 10, 64); err == nil && len(fraction) <= 9 {
+		ns, err := strconv.ParseInt(fraction+strings.Repeat("0", 9-len(fraction)), 10, 64)
+		if err == nil {
+			return time.Unix(s, ns).UTC(), nil
+		}
+	}
+	t, err := http.ParseTime(h.Get("Last-Modified"))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("the server says of its time %q", h.Get("Last-Modified"))
+	}
+	return t, nil
+}

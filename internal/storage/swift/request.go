@@ -1,0 +1,409 @@
+package swift
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ncw/swift/v2"
+
+	"wal-e/internal/storage"
+)
+
+// errSilent is wrapped when a server said nothing for too long.
+var errSilent = errors.New("no answer")
+
+// A request is one to the storage, repeated only to renew a token.
+type request struct {
+	method, container, object string // an empty object means the container, an empty container the account
+	query                     url.Values
+	headers                   swift.Headers
+	upload                    *upload // nil: no body
+}
+
+// send makes a request, with a new token when the old one is no longer taken.
+// The response's body must be closed; its status is 2xx.
+func (b *Bucket) send(ctx context.Context, r request) (*http.Response, error) {
+	for renewed := false; ; renewed = true {
+		age := b.age.Load()
+		if err := b.authenticate(ctx); err != nil {
+			return nil, err
+		}
+		res, err := b.once(ctx, r)
+		if status(err) != http.StatusUnauthorized {
+			return res, b.translate(err)
+		}
+		if b.age.CompareAndSwap(age, age+1) {
+			b.conn.UnAuthenticate()
+		}
+		if renewed {
+			return nil, b.translate(err)
+		}
+		if r.upload != nil {
+			if rerr := r.upload.rewind(); rerr != nil {
+				return nil, fmt.Errorf("%w (not tried again: %w)", b.translate(err), rerr)
+			}
+		}
+	}
+}
+
+// exchange makes a request of which only the headers of the answer matter.
+func (b *Bucket) exchange(ctx context.Context, r request) (http.Header, error) {
+	res, err := b.send(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(io.Discard, io.LimitReader(res.Body, 1<<16)); err != nil {
+		res.Body.Close()
+		return nil, err
+	}
+	return res.Header, res.Body.Close()
+}
+
+// once makes a request with the token there is.
+func (b *Bucket) once(parent context.Context, r request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(parent)
+	w := newWatch(b.cfg.Idle, cancel)
+	options := swift.RequestOpts{
+		Operation: r.method, Container: r.container, ObjectName: r.object, Parameters: r.query,
+		Headers:  swift.Headers{},
+		OnReAuth: func() (string, error) { return b.conn.StorageUrl, nil },
+	}
+	for k, v := range r.headers {
+		options.Headers[k] = v
+	}
+	var body *uploadBody
+	if r.upload != nil && r.upload.size != 0 {
+		body = r.upload.body(w)
+		options.Body = body
+		if r.upload.size > 0 {
+			options.Headers["Content-Length"] = strconv.FormatInt(r.upload.size, 10)
+		}
+	} else {
+		options.Headers["Content-Length"] = "0"
+	}
+	target, err := b.conn.GetStorageUrl(ctx)
+	if err == nil {
+		var res *http.Response
+		res, _, err = b.conn.Call(ctx, target, options)
+		if err == nil {
+			w.pause()
+			res.Body = &download{ctx: ctx, cancel: cancel, w: w, body: res.Body}
+			if body != nil {
+				err = body.stop()
+			}
+			if err == nil {
+				return res, nil
+			}
+			res.Body.Close()
+		}
+	}
+	w.pause()
+	cancel(nil)
+	if body != nil {
+		if rerr := body.stop(); rerr != nil {
+			return nil, rerr
+		}
+	}
+	return nil, silence(ctx, parent, b.cfg.Idle, err)
+}
+
+// silence replaces the error of a request that a watch has ended: to the caller
+// nothing was cancelled.
+func silence(ctx, parent context.Context, idle time.Duration, err error) error {
+	if err != nil && parent.Err() == nil && errors.Is(context.Cause(ctx), errSilent) {
+		return fmt.Errorf("%w for %v", errSilent, idle)
+	}
+	return err
+}
+
+// authenticate gets a token unless there is one. Only one caller does so at a
+// time; the others wait no longer than their contexts.
+func (b *Bucket) authenticate(ctx context.Context) error {
+	select {
+	case b.auth <- struct{}{}:
+		defer func() { <-b.auth }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if b.conn.Authenticated() {
+		return ctx.Err()
+	}
+	limited, cancel := context.WithTimeout(ctx, b.cfg.Idle)
+	defer cancel()
+	err := b.conn.Authenticate(limited)
+	if err == nil {
+		return nil
+	}
+	if cerr := ctx.Err(); cerr != nil {
+		return cerr
+	}
+	if limited.Err() != nil {
+		return fmt.Errorf("log in at %s: %w for %v", b.cfg.AuthURL, errSilent, b.cfg.Idle)
+	}
+	return b.refused(err)
+}
+
+// refused explains why there is no token.
+func (b *Bucket) refused(err error) error {
+	who := b.cfg.User
+	if who == "" {
+		who = b.cfg.UserID
+	}
+	where := fmt.Sprintf("log in at %s as %s with authentication version %d", b.cfg.AuthURL, who, b.cfg.AuthVersion)
+	switch code := status(err); {
+	case code == http.StatusBadRequest, code == http.StatusUnauthorized, code == http.StatusForbidden:
+		return fmt.Errorf("%s: %w: the server answers %d: check user, password, project and domains", where, storage.ErrPermission, code)
+	case code == http.StatusNotFound, code == http.StatusMethodNotAllowed, code == http.StatusMultipleChoices:
+		return fmt.Errorf("%s: %w: the server answers %d: check the authentication URL and version", where, storage.ErrInvalid, code)
+	case code != 0:
+		return fmt.Errorf("%s: the server answers %d", where, code)
+	}
+	var e *swift.Error
+	if errors.As(err, &e) {
+		// It answered well, and the catalogue has no such service.
+		return fmt.Errorf("%s: %w: the answer names no storage: check region and endpoint type", where, storage.ErrInvalid)
+	}
+	return fmt.Errorf("%s: %w", where, err)
+}
+
+// status returns the HTTP status in an error, or 0.
+func status(err error) int {
+	var e *swift.Error
+	if errors.As(err, &e) {
+		return e.StatusCode
+	}
+	return 0
+}
+
+// A statusError is an answer that is no success. The text of the server is left
+// out of nothing but what may be secret.
+type statusError struct {
+	code int
+	text string // may be empty
+	kind error  // one of storage's, or nil
+}
+
+func (e *statusError) Error() string {
+	s := fmt.Sprintf("the server answers %d", e.code)
+	if t := http.StatusText(e.code); t != "" {
+		s += " " + t
+	}
+	if e.text != "" {
+		s += ": " + e.text
+	}
+	if e.kind != nil {
+		s = e.kind.Error() + ": " + s
+	}
+	return s
+}
+
+func (e *statusError) Unwrap() error { return e.kind }
+
+// translate gives an error of the library the meaning that it has for any
+// object; what a status means for one operation only is for that to say.
+func (b *Bucket) translate(err error) error {
+	code := status(err)
+	if code == 0 {
+		return err
+	}
+	e := &statusError{code: code}
+	switch code {
+	case http.StatusForbidden:
+		e.kind = storage.ErrPermission
+	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusUnsupportedMediaType, http.StatusRequestURITooLong:
+		e.kind = storage.ErrInvalid
+	case http.StatusRequestEntityTooLarge:
+		// A quota, since larger objects than the servers take aren't sent.
+		e.kind = syscall.EDQUOT
+	case http.StatusNotFound:
+		e.kind = errMissing
+	}
+	// The library puts what the server says behind its own text.
+	if _, said, ok := strings.Cut(err.Error(), http.StatusText(code)+": "); ok {
+		e.text = b.scrub(said)
+	}
+	return e
+}
+
+// errMissing is a 404: the object, or the whole container.
+var errMissing = errors.New("not found")
+
+// scrub hides secrets in what a server said, and shortens it to one line.
+func (b *Bucket) scrub(s string) string {
+	s = strings.ReplaceAll(s, b.cfg.Password, "…")
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > 200 {
+		s = strings.ToValidUTF8(s[:200], "") + "…"
+	}
+	return s
+}
+
+// absent explains a 404 for an object: the container may not be there.
+func (b *Bucket) absent(ctx context.Context, err error) error {
+	if !errors.Is(err, errMissing) {
+		return err
+	}
+	if cerr := b.contained(ctx); cerr != nil {
+		return cerr
+	}
+	return storage.ErrNotExist
+}
+
+// contained returns nil if the container exists. That is asked until the answer
+// was yes: an object of a container that isn't there is not known to be absent.
+func (b *Bucket) contained(ctx context.Context) error {
+	if b.found.Load() {
+		return nil
+	}
+	_, err := b.exchange(ctx, request{method: http.MethodHead, container: b.cfg.Container})
+	switch {
+	case err == nil:
+		b.found.Store(true)
+	case errors.Is(err, errMissing):
+		return b.noContainer()
+	}
+	return err
+}
+
+func (b *Bucket) noContainer() error {
+	return fmt.Errorf("%w: %w %q: create it, or correct the prefix or the project", storage.ErrInvalid, errNoContainer, b.cfg.Container)
+}
+
+// A watch ends a request in which nothing moves.
+type watch struct {
+	idle  time.Duration
+	timer *time.Timer
+}
+
+func newWatch(idle time.Duration, cancel context.CancelCauseFunc) *watch {
+	return &watch{idle, time.AfterFunc(idle, func() { cancel(errSilent) })}
+}
+
+func (w *watch) pause()  { w.timer.Stop() }
+func (w *watch) resume() { w.timer.Reset(w.idle) }
+
+// A download is the body of an answer. The watch runs while it is waited for,
+// not while the reader is busy elsewhere.
+type download struct {
+	ctx    context.Context // of the request
+	cancel context.CancelCauseFunc
+	w      *watch
+	body   io.ReadCloser
+}
+
+func (d *download) Read(p []byte) (int, error) {
+	d.w.resume()
+	n, err := d.body.Read(p)
+	d.w.pause()
+	if err != nil && err != io.EOF && errors.Is(context.Cause(d.ctx), errSilent) {
+		err = fmt.Errorf("%w for %v", errSilent, d.w.idle)
+	}
+	return n, err
+}
+
+func (d *download) Close() error {
+	d.w.pause()
+	d.cancel(nil) // first: an unread rest isn't waited for
+	return d.body.Close()
+}
+
+// An upload is the body of a request: a reader, and a way back to its beginning
+// if there is one.
+type upload struct {
+	r    io.Reader
+	size int64                     // bytes; -1 when not known
+	back func() (io.Reader, error) // nil: r can be read only once
+
+	mu      sync.Mutex
+	touched bool
+}
+
+// rewind makes the next body begin at the first byte again.
+func (u *upload) rewind() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.touched {
+		return nil
+	}
+	if u.back == nil {
+		return errors.New("its content can be read only once")
+	}
+	r, err := u.back()
+	if err != nil {
+		return fmt.Errorf("rewind its content: %w", err)
+	}
+	u.r, u.touched = r, false
+	return nil
+}
+
+func (u *upload) body(w *watch) *uploadBody { return &uploadBody{u: u, w: w} }
+
+// An uploadBody is what the transport reads in the background, and no longer
+// than its request is under way.
+type uploadBody struct {
+	u *upload
+	w *watch
+
+	mu   sync.Mutex
+	over bool
+	err  error // of the reader, other than io.EOF
+}
+
+func (b *uploadBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return 0, errors.New("the request is over")
+	}
+	b.u.mu.Lock()
+	b.u.touched = true
+	b.u.mu.Unlock()
+	b.w.pause() // the server doesn't have to answer for a slow reader
+	n, err := b.u.r.Read(p)
+	b.w.resume()
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
+}
+
+// stop keeps the transport from reading on, and returns the reader's error.
+func (b *uploadBody) stop() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.over = true
+	b.w.pause()
+	return b.err
+}
+
+// smallBody is what is sent without asking whether it is wanted.
+const smallBody = 256 << 10 // bytes
+
+// uploads is a transport for bodies. The library announces each of them with
+// Expect: 100-continue. When such a request is refused, Go sends the body all
+// the same unless the connection is to be closed, and Swift's server then
+// answers out of turn, which ends the next request. So a connection with an
+// announced body is closed behind it, and a small body isn't announced.
+type uploads struct{ http.RoundTripper }
+
+func (u *uploads) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Header.Get("Expect") == "" {
+		return u.RoundTripper.RoundTrip(req)
+	}
+	req = req.Clone(req.Context())
+	if req.ContentLength > 0 && req.ContentLength <= smallBody {
+		req.Header.Del("Expect")
+	} else {
+		req.Close = true
+	}
+	return u.RoundTripper.RoundTrip(req)
+}
