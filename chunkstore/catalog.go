@@ -99,7 +99,7 @@ func Runs(ctx context.Context, b storage.Bucket) ([]Run, error) {
 	}
 	for o, err := range b.List(ctx, runDir, "") {
 		if err != nil {
-			return nil, fmt.Errorf("list %s of %s: %w", runDir, b.URL(), err)
+			return nil, err
 		}
 		rest := strings.TrimPrefix(o.Key, runDir)
 		if s, ok := strings.CutSuffix(rest, intentSuffix); ok {
@@ -114,7 +114,7 @@ func Runs(ctx context.Context, b storage.Bucket) ([]Run, error) {
 	}
 	for o, err := range b.List(ctx, tombstoneDir, "") {
 		if err != nil {
-			return nil, fmt.Errorf("list %s of %s: %w", tombstoneDir, b.URL(), err)
+			return nil, err
 		}
 		if ref, err := parseRef(strings.TrimPrefix(o.Key, tombstoneDir)); err == nil {
 			at(ref).Deleted = &o
@@ -155,7 +155,7 @@ func ReadIntent(ctx context.Context, b storage.Bucket, ref Ref) (*Intent, error)
 func readEnvelope(ctx context.Context, b storage.Bucket, key, kind string, version int, limit int64, v any) error {
 	data, err := storage.ReadAll(ctx, b, key, limit)
 	if err != nil {
-		return fmt.Errorf("read %s of %s: %w", key, b.URL(), err)
+		return err
 	}
 	if err := envelope.Decode(data, kind, version, v); err != nil {
 		return fmt.Errorf("%s of %s: %w", key, b.URL(), err)
@@ -168,7 +168,7 @@ func readEnvelope(ctx context.Context, b storage.Bucket, key, kind string, versi
 func createOnce(ctx context.Context, b storage.Bucket, key string, data []byte) error {
 	err := storage.CreateBytes(ctx, b, key, data, nil)
 	if err != nil && !errors.Is(err, storage.ErrExist) {
-		return fmt.Errorf("create %s in %s: %w", key, b.URL(), err)
+		return err
 	}
 	return nil
 }
@@ -187,7 +187,7 @@ func Fence(ctx context.Context, b storage.Bucket, ref Ref, by, reason string) (*
 		return ReadOutcome(ctx, b, ref)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("create %s in %s: %w", ref.outcomeKey(), b.URL(), err)
+		return nil, err
 	}
 	return o, nil
 }

@@ -23,14 +23,14 @@ func (s *Store) CheckIndex(ctx context.Context, run runid.ID, visit func(key str
 	dir := indexDir + run.String() + "/"
 	for o, err := range s.bucket.List(ctx, dir, "") {
 		if err != nil {
-			return fmt.Errorf("list %s of %s: %w", dir, s.bucket.URL(), err)
+			return err
 		}
 		if _, ok := parseNumber(strings.TrimPrefix(o.Key, dir)); !ok {
 			continue
 		}
 		data, err := storage.ReadAll(ctx, s.bucket, o.Key, index.MaxObjectSize)
 		if err != nil {
-			return fmt.Errorf("read %s of %s: %w", o.Key, s.bucket.URL(), err)
+			return err
 		}
 		packs, err := index.DecodeObject(data)
 		visit(o.Key, packs, err)

@@ -55,7 +55,7 @@ func ListIndexes(ctx context.Context, b storage.Bucket, run *runid.ID) (map[runi
 	objects := make(map[runid.ID]*RunObjects)
 	for o, err := range b.List(ctx, dir, "") {
 		if err != nil {
-			return nil, fmt.Errorf("list %s of %s: %w", dir, b.URL(), err)
+			return nil, err
 		}
 		name, number, _ := strings.Cut(strings.TrimPrefix(o.Key, indexDir), "/")
 		id, err := runid.Parse(name)
@@ -79,7 +79,7 @@ func ListKeepMarks(ctx context.Context, b storage.Bucket) (map[Ref][]string, err
 	marks := make(map[Ref][]string)
 	for o, err := range b.List(ctx, keepDir, "") {
 		if err != nil {
-			return nil, fmt.Errorf("list %s of %s: %w", keepDir, b.URL(), err)
+			return nil, err
 		}
 		i := strings.LastIndexByte(o.Key, '/')
 		if i < len(keepDir) {
@@ -186,7 +186,7 @@ func listMarkIDs(ctx context.Context, b storage.Bucket) (ids []runid.ID, graces 
 	graces = make(map[runid.ID]bool)
 	for o, err := range b.List(ctx, condemnedDir, "") {
 		if err != nil {
-			return nil, nil, fmt.Errorf("list %s of %s: %w", condemnedDir, b.URL(), err)
+			return nil, nil, err
 		}
 		name, grace := strings.CutSuffix(strings.TrimPrefix(o.Key, condemnedDir), graceSuffix)
 		id, err := runid.Parse(name)
@@ -247,7 +247,7 @@ func CreateGrace(ctx context.Context, b storage.Bucket, id runid.ID, open []Ref)
 		return stands, err
 	}
 	if err != nil {
-		return nil, fmt.Errorf("create %s in %s: %w", key, b.URL(), err)
+		return nil, err
 	}
 	return open, nil
 }

@@ -74,8 +74,11 @@ func (p *Push) readopt(ctx context.Context, old *Outcome, wal func(context.Conte
 	if err != nil {
 		return err
 	}
-	if err := p.checkHorizon(marks); err != nil {
+	switch start, horizon, below, err := p.belowHorizon(marks); {
+	case err != nil:
 		return err
+	case below:
+		return fmt.Errorf("%w: it starts at %s, and WAL below %s is being removed", ErrCondemned, start, horizon)
 	}
 	if err := p.uncondemned(marks); err != nil { // W3
 		return err

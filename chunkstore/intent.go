@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -44,7 +43,6 @@ func createIntent(ctx context.Context, b storage.Bucket, name string, i Intent, 
 		if err == nil {
 			return ref, nil
 		}
-		err = fmt.Errorf("create %s in %s: %w", ref.intentKey(), b.URL(), err)
 		if attempt == intentAttempts || ctx.Err() != nil || errors.Is(err, storage.ErrPermission) || errors.Is(err, storage.ErrInvalid) {
 			return Ref{}, err
 		}

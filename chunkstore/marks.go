@@ -3,7 +3,6 @@ package chunkstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 
 	"wal-e/internal/storage"
@@ -29,7 +28,7 @@ func listMarks(ctx context.Context, b storage.Bucket) ([]string, error) {
 	var keys []string
 	for o, err := range b.List(ctx, condemnedDir, "") {
 		if err != nil {
-			return nil, fmt.Errorf("list %s of %s: %w", condemnedDir, b.URL(), err)
+			return nil, err
 		}
 		if !strings.HasSuffix(o.Key, graceSuffix) {
 			keys = append(keys, o.Key)

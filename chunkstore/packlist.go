@@ -2,7 +2,6 @@ package chunkstore
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"time"
 
@@ -32,7 +31,7 @@ func ListPacks(ctx context.Context, b storage.Bucket, run *runid.ID) (*PackList,
 func (l *PackList) add(ctx context.Context, b storage.Bucket, dir string) error {
 	for o, err := range b.List(ctx, dir, "") {
 		if err != nil {
-			return fmt.Errorf("list %s of %s: %w", dir, b.URL(), err)
+			return err
 		}
 		p, ok := parsePackKey(o.Key)
 		if !ok {

@@ -62,7 +62,7 @@ func LoadPrefix(ctx context.Context, b storage.Bucket) (*Prefix, error) {
 	var last string
 	for o, err := range b.List(ctx, configDir, "") {
 		if err != nil {
-			return nil, fmt.Errorf("list %s of %s: %w", configDir, b.URL(), err)
+			return nil, err
 		}
 		if _, ok := parseNumber(strings.TrimPrefix(o.Key, configDir)); ok {
 			last = o.Key
@@ -77,7 +77,7 @@ func LoadPrefix(ctx context.Context, b storage.Bucket) (*Prefix, error) {
 func readPrefix(ctx context.Context, b storage.Bucket, key string) (*Prefix, error) {
 	data, err := storage.ReadAll(ctx, b, key, configLimit)
 	if err != nil {
-		return nil, fmt.Errorf("read %s of %s: %w", key, b.URL(), err)
+		return nil, err
 	}
 	p := &Prefix{}
 	if err := envelope.Decode(data, configKind, configVersion, p); err != nil {
@@ -151,7 +151,7 @@ func newPrefix(system string) (*Prefix, error) {
 func (p *Prefix) create(ctx context.Context, b storage.Bucket) error {
 	if p.number == 0 {
 		if err := storage.CreateBytes(ctx, b, formatKey, []byte(formatText), nil); err != nil && !errors.Is(err, storage.ErrExist) {
-			return fmt.Errorf("create %s in %s: %w", formatKey, b.URL(), err)
+			return err
 		}
 	}
 	data, err := envelope.Encode(configKind, configVersion, p)
@@ -159,7 +159,7 @@ func (p *Prefix) create(ctx context.Context, b storage.Bucket) error {
 		return err
 	}
 	if err := storage.CreateBytes(ctx, b, configKey(p.number), data, nil); err != nil {
-		return fmt.Errorf("create %s in %s: %w", configKey(p.number), b.URL(), err)
+		return err
 	}
 	return nil
 }

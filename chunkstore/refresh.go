@@ -57,7 +57,7 @@ func (s *Store) addRun(ctx context.Context, u *index.Update, run runid.ID) error
 	dir := indexDir + run.String() + "/"
 	for o, err := range s.bucket.List(ctx, dir, "") {
 		if err != nil {
-			return fmt.Errorf("list %s of %s: %w", dir, s.bucket.URL(), err)
+			return err
 		}
 		n, ok := parseNumber(strings.TrimPrefix(o.Key, dir))
 		if !ok {
@@ -107,7 +107,7 @@ func (s *Store) readIndex(ctx context.Context, id index.ObjectID) ([]index.Pack,
 		return nil, nil // its run was collected since it was listed
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read %s of %s: %w", key, s.bucket.URL(), err)
+		return nil, err
 	}
 	packs, err := index.DecodeObject(data)
 	if err != nil {

@@ -183,25 +183,32 @@ func (p *Push) refreshTable(ctx context.Context) error {
 
 // checkHorizon refuses to begin where WAL may be removed already.
 func (p *Push) checkHorizon(marks []Mark) error {
+	start, horizon, below, err := p.belowHorizon(marks)
+	if err == nil && below {
+		return fmt.Errorf("backup would start at %s, but WAL below %s is being deleted by a collection: "+
+			"run the backup again; if the cluster was restored to an earlier time, archive it to a new prefix", start, horizon)
+	}
+	return err
+}
+
+// belowHorizon tells whether the run starts below the WAL horizon of a mark.
+func (p *Push) belowHorizon(marks []Mark) (start, horizon postgres.LSN, below bool, err error) {
 	for _, m := range marks {
 		h, ok := m.Horizons[p.cfg.Intent.System]
 		if !ok {
 			continue
 		}
-		horizon, err := postgres.ParseLSN(h)
-		if err != nil {
-			return fmt.Errorf("%w: WAL horizon %q of a mark: %w", ErrDamaged, h, err)
+		if horizon, err = postgres.ParseLSN(h); err != nil {
+			return 0, 0, false, fmt.Errorf("%w: WAL horizon %q of a mark: %w", ErrDamaged, h, err)
 		}
-		start, err := postgres.ParseLSN(p.cfg.Intent.Start)
-		if err != nil {
-			return err
+		if start, err = postgres.ParseLSN(p.cfg.Intent.Start); err != nil {
+			return 0, 0, false, err
 		}
 		if start < horizon {
-			return fmt.Errorf("backup would start at %s, but WAL below %s is being deleted by a collection: "+
-				"run the backup again; if the cluster was restored to an earlier time, archive it to a new prefix", start, horizon)
+			return start, horizon, true, nil
 		}
 	}
-	return nil
+	return 0, 0, false, nil
 }
 
 // Ref names the run.
@@ -353,7 +360,7 @@ func (p *Push) decide(ctx context.Context, outcome *Outcome) error {
 	// The answer may have been lost, or the race. What stands there tells.
 	stands, err := storage.ReadAll(ctx, p.store.bucket, key, envelope.MaxSize)
 	if err != nil {
-		return fmt.Errorf("create %s in %s: %w", key, p.store.bucket.URL(), cerr)
+		return cerr
 	}
 	if string(stands) == string(data) {
 		return nil

@@ -54,7 +54,8 @@ type Attributes struct {
 // A Bucket holds named, immutable objects. Keys are slash-separated paths
 // without empty, "." or ".." elements (see CheckKey). Implementations are safe
 // for concurrent use, and give read-after-write, list-after-write and one
-// winner per key; one that cannot says so in its documentation.
+// winner per key; one that cannot says so in its documentation. Their errors name
+// the request, the key or prefix, and the bucket, so callers needn't.
 type Bucket interface {
 	// Create stores r under key unless key exists (ErrExist); it is the only
 	// write there is, and the object is durable when it returns nil. When it
