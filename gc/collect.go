@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"wal-e/chunkstore"
 	"wal-e/index"
 	"wal-e/internal/runid"
@@ -36,6 +38,9 @@ func collect(ctx context.Context, cfg Config, dead []chunkstore.Ref) (*Report, e
 			outcomes: make(map[chunkstore.Ref]*outcome), intents: make(map[chunkstore.Ref]*chunkstore.Intent),
 		},
 	}
+	if cfg.Catalog != nil {
+		maps.Copy(c.reader.outcomes, cfg.Catalog.outcomes)
+	}
 	if err := c.run(ctx); err != nil {
 		return c.report, fmt.Errorf("collect %s: %w", cfg.Bucket.URL(), err)
 	}
@@ -62,7 +67,7 @@ type collector struct {
 }
 
 func (c *collector) run(ctx context.Context) error {
-	if !c.cfg.DryRun {
+	if c.clock = c.cfg.Clock; !c.cfg.DryRun && c.clock.IsZero() {
 		var err error
 		if c.clock, err = c.probe(ctx); err != nil {
 			return err
@@ -210,16 +215,42 @@ func (c *collector) lookAgain(ctx context.Context) (*view, error) {
 	return after, err
 }
 
-// deleteBatch is how many objects one request removes.
-const deleteBatch = 1000
+const (
+	// deleteBatch is how many objects one request removes.
+	deleteBatch = 1000
+	// deleteBatches is how many such requests are under way at once. Stores bound
+	// how many objects they remove in a second.
+	deleteBatches = 4
+)
 
+// delete removes objects, in any order.
 func (c *collector) delete(ctx context.Context, keys []string) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(min(deleteBatches, c.cfg.Requests))
 	for batch := range slices.Chunk(keys, deleteBatch) {
-		if err := c.b.Delete(ctx, batch...); err != nil {
-			return fmt.Errorf("remove %d objects, %s the first: %w", len(batch), batch[0], err)
-		}
+		g.Go(func() error {
+			if err := c.b.Delete(ctx, batch...); err != nil {
+				return fmt.Errorf("remove %d objects, %s the first: %w", len(batch), batch[0], err)
+			}
+			return nil
+		})
 	}
-	return nil
+	return g.Wait()
+}
+
+// deleteTold removes packs or WAL files, and tells the user of each.
+func (c *collector) deleteTold(ctx context.Context, keys []string) error {
+	c.tell(keys)
+	return c.delete(ctx, keys)
+}
+
+func (c *collector) tell(keys []string) {
+	if c.cfg.Deleting == nil {
+		return
+	}
+	for _, key := range keys {
+		c.cfg.Deleting(key)
+	}
 }
 
 // sweep is step G6: it removes what ripe marks condemn and no backup of the
@@ -227,17 +258,12 @@ func (c *collector) delete(ctx context.Context, keys []string) error {
 func (c *collector) sweep(ctx context.Context, ripe []*chunkstore.StandingMark, after *view) (map[index.PackID]bool, error) {
 	need := needed(after.backups())
 	c.report.Kept = len(after.of(valid))
-	dead, waiting := make(map[index.PackID]bool), make(map[index.PackID]bool)
+	var dead, waiting chunkstore.Footprint
 	for _, m := range c.marks {
-		for p := range m.Packs.All() {
-			if _, stored := c.packs.Sizes[p]; !stored || need[p] {
-				continue
-			}
-			if slices.Contains(ripe, m) {
-				dead[p] = true
-			} else {
-				waiting[p] = true
-			}
+		if slices.Contains(ripe, m) {
+			dead.Union(&m.Packs)
+		} else {
+			waiting.Union(&m.Packs)
 		}
 	}
 	if c.cfg.skip.noPardon {
@@ -249,36 +275,37 @@ func (c *collector) sweep(ctx context.Context, ripe []*chunkstore.StandingMark, 
 	var keys []string
 	for _, p := range slices.SortedFunc(maps.Keys(c.packs.Sizes), comparePacks) {
 		switch size := c.packs.Sizes[p]; {
-		case dead[p]:
+		case need.Has(p):
+			if c.shared(after, p) {
+				c.report.Shared.addPack(size)
+			}
+		case dead.Has(p):
 			keys = append(keys, chunkstore.PackKey(p))
 			c.report.Freed.addPack(size)
 			continue
-		case waiting[p]:
+		case waiting.Has(p):
 			c.report.Pending.addPack(size)
-		case c.shared(after, p, need):
-			c.report.Shared.addPack(size)
 		}
 		left[p] = true
 	}
-	if err := c.delete(ctx, keys); err != nil {
+	if err := c.deleteTold(ctx, keys); err != nil {
 		return nil, err
 	}
 	return left, c.sweepWAL(ctx, ripe, after)
 }
 
-// shared tells whether a backup needs p, which a run stored whose own backup
-// was deleted.
-func (c *collector) shared(v *view, p index.PackID, need map[index.PackID]bool) bool {
+// shared tells whether a run stored p whose own backup was deleted.
+func (c *collector) shared(v *view, p index.PackID) bool {
 	r := v.byID[p.Run]
-	return need[p] && (r == nil || r.state == deleted || r.state == gone)
+	return r == nil || r.state == deleted || r.state == gone
 }
 
 // pardon is what no collection may do: it takes condemnations back.
-func (c *collector) pardon(ctx context.Context, need map[index.PackID]bool) error {
+func (c *collector) pardon(ctx context.Context, need *chunkstore.Footprint) error {
 	var keys []string
 	for _, m := range c.marks {
 		for p := range m.Packs.All() {
-			if need[p] {
+			if need.Has(p) {
 				keys = append(keys, m.Keys()...)
 				break
 			}

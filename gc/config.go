@@ -19,6 +19,15 @@ type Config struct {
 
 	// DryRun reports what would be done and writes nothing at all.
 	DryRun bool
+	// Catalog is what ReadCatalog read of the bucket before, if anything: backups
+	// in it aren't read again. They never change, so they count as what they
+	// were; which of them still stand, and which others, is looked up anew.
+	Catalog *Catalog
+	// Clock is the store's, as Probe gave it lately; zero: Collect probes.
+	Clock time.Time
+	// Deleting, when not nil, is called for each pack and WAL file before it is
+	// removed, or in a dry run for each that would be removed at once.
+	Deleting func(key string)
 	// Wait waits for the pushes that block, looking again every Poll.
 	Wait bool
 	Poll time.Duration // 0 means 10 s
@@ -34,13 +43,20 @@ type Config struct {
 	// Ranges names valid backups beyond the window of point-in-time recovery:
 	// of each just the WAL from its start to its stop is kept.
 	Ranges []chunkstore.Ref
+	// Ended are systems of which retention found that they have ended.
+	Ended []EndedSystem
 	// Everything removes also what unfinished pushes left for the next one, and
 	// all files of WAL archives that no backup needs.
 	Everything bool
 
+	// Weak says that the store is known not to keep the promises of
+	// storage.Bucket, whatever a probe shows: then without Exclusive and Settle
+	// a minute is waited out.
+	Weak bool
 	// Exclusive is the operator's word that nothing else uses the prefix, for
-	// stores that don't keep the promises of storage.Bucket. Settle is the
-	// weaker way: how long a listing may lag behind such a store at most.
+	// weak stores. Settle is the weaker way: how long a listing may lag behind
+	// such a store at most. A collection waits for twice as long, each time it
+	// must see what others wrote.
 	Exclusive bool
 	Settle    time.Duration
 
@@ -75,6 +91,10 @@ type skipped struct {
 	intentCheck   bool // G7 makes sure that litter has no intent
 }
 
+// weakSettle is how long listings of a weak store may lag when nobody knows
+// better. It is longer than what Swift's are seen to do while it is healthy.
+const weakSettle = time.Minute
+
 func (c *Config) setDefaults() error {
 	if c.Bucket == nil {
 		return errors.New("gc: internal error: no bucket")
@@ -84,6 +104,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.FenceAfter == 0 {
 		c.FenceAfter = 24 * time.Hour
+	}
+	if c.Weak && !c.Exclusive && c.Settle <= 0 {
+		c.Settle = weakSettle
 	}
 	if c.Requests <= 0 {
 		c.Requests = 16

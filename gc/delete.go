@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"wal-e/chunkstore"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
@@ -26,11 +28,8 @@ func Delete(ctx context.Context, cfg Config, refs []chunkstore.Ref) (*Report, er
 		return nil, err
 	}
 	if !cfg.DryRun {
-		for _, ref := range refs {
-			t := chunkstore.Tombstone{Host: cfg.Host, Deleted: cfg.Now().UTC()}
-			if err := chunkstore.CreateTombstone(ctx, cfg.Bucket, ref, t); err != nil {
-				return nil, fmt.Errorf("delete backup %s: %w", ref, err)
-			}
+		if err := createTombstones(ctx, cfg, refs); err != nil {
+			return nil, err
 		}
 	}
 	report, err := collect(ctx, cfg, refs)
@@ -38,6 +37,21 @@ func Delete(ctx context.Context, cfg Config, refs []chunkstore.Ref) (*Report, er
 		report.Backups = append(report.Backups, refs...)
 	}
 	return report, err
+}
+
+func createTombstones(ctx context.Context, cfg Config, refs []chunkstore.Ref) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(cfg.Requests)
+	t := chunkstore.Tombstone{Host: cfg.Host, Deleted: cfg.Now().UTC()}
+	for _, ref := range refs {
+		g.Go(func() error {
+			if err := chunkstore.CreateTombstone(ctx, cfg.Bucket, ref, t); err != nil {
+				return fmt.Errorf("delete backup %s: %w", ref, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
 }
 
 // checkBackups makes sure that refs are runs that ended. Deleted ones pass: a

@@ -196,7 +196,7 @@ func (m Marker) newID(ctx context.Context, ref chunkstore.Ref) (runid.ID, error)
 	at := m.now()
 	for o, err := range m.Bucket.List(ctx, ref.KeepPrefix(), "") {
 		if err != nil {
-			return runid.ID{}, fmt.Errorf("list %s of %s: %w", ref.KeepPrefix(), m.Bucket.URL(), err)
+			return runid.ID{}, err
 		}
 		old, ok, err := parseKeepMark(o.Key)
 		if err != nil {

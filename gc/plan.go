@@ -2,6 +2,7 @@ package gc
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"wal-e/chunkstore"
@@ -34,16 +35,14 @@ func (c *collector) makePlan(ctx context.Context) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	condemned := make(map[index.PackID]bool)
+	var condemned chunkstore.Footprint
 	for _, m := range c.marks {
-		for pack := range m.Packs.All() {
-			condemned[pack] = true
-		}
+		condemned.Union(&m.Packs)
 	}
 	for pack := range c.packs.Sizes {
 		r := c.before.byID[pack.Run]
 		isOpen := r != nil && r.state == open && !c.cfg.skip.ownPacks
-		if !need[pack] && !condemned[pack] && !isOpen && !offered[pack.Run] {
+		if !need.Has(pack) && !condemned.Has(pack) && !isOpen && !offered[pack.Run] {
 			p.candidates = append(p.candidates, pack)
 		}
 	}
@@ -150,31 +149,31 @@ func (c *collector) foresee() {
 	need := needed(c.before.backups())
 	c.report.Kept = len(c.before.of(valid))
 	var a Amount
-	taken := make(map[index.PackID]bool)
-	add := func(p index.PackID) {
-		if size, stored := c.packs.Sizes[p]; stored && !need[p] && !taken[p] {
-			taken[p] = true
-			a.addPack(size)
-		}
-	}
+	var keys []string
+	var dead chunkstore.Footprint
 	for _, p := range c.plan.candidates {
-		add(p)
+		dead.Add(p)
 	}
 	for _, m := range c.marks {
-		for p := range m.Packs.All() {
-			add(p)
+		dead.Union(&m.Packs)
+	}
+	for _, p := range slices.SortedFunc(maps.Keys(c.packs.Sizes), comparePacks) {
+		switch size := c.packs.Sizes[p]; {
+		case need.Has(p):
+			if c.shared(c.before, p) {
+				c.report.Shared.addPack(size)
+			}
+		case dead.Has(p):
+			a.addPack(size)
+			keys = append(keys, chunkstore.PackKey(p))
 		}
 	}
-	for p, size := range c.packs.Sizes {
-		if c.shared(c.before, p, need) {
-			c.report.Shared.addPack(size)
-		}
-	}
-	for system, w := range c.wal {
+	for _, system := range sortedKeys(c.wal) {
 		ranges := c.ranges(c.before, system)
-		for _, f := range w.files {
+		for _, f := range c.wal[system].files {
 			if !within(ranges, f) {
 				a.addWAL(f.size)
+				keys = append(keys, f.key)
 			}
 		}
 	}
@@ -183,7 +182,8 @@ func (c *collector) foresee() {
 	}
 	if len(c.report.Waiting) > 0 {
 		c.report.Pending = a
-	} else {
-		c.report.Freed = a
+		return
 	}
+	c.report.Freed = a
+	c.tell(keys)
 }

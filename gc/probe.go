@@ -20,6 +20,21 @@ const probeAge = time.Hour
 // ErrWeakStore is wrapped when a store doesn't keep what a collection rests on.
 var ErrWeakStore = errors.New("store doesn't keep its promises")
 
+// Probe makes sure that the store of a configuration keeps what a collection
+// rests on, and returns the store's clock. It creates an object and removes it,
+// and others like it that were left.
+func Probe(ctx context.Context, cfg Config) (time.Time, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return time.Time{}, err
+	}
+	c := &collector{cfg: cfg, b: cfg.Bucket}
+	clock, err := c.probe(ctx)
+	if err != nil {
+		return clock, fmt.Errorf("probe %s: %w", cfg.Bucket.URL(), err)
+	}
+	return clock, nil
+}
+
 // probe makes sure that the store has one winner per name, that what was
 // written can be read, and that it is in a listing that begins afterwards. It
 // returns the store's clock.
@@ -52,11 +67,11 @@ func (c *collector) probeObject(ctx context.Context, key string) (time.Time, err
 	first, second := []byte("first\n"), []byte("second\n")
 	// A retry after a lost answer may find our own object.
 	if err := storage.CreateBytes(ctx, c.b, key, first, nil); err != nil && !errors.Is(err, storage.ErrExist) {
-		return time.Time{}, fmt.Errorf("create %s in %s: %w", key, c.b.URL(), err)
+		return time.Time{}, err
 	}
 	err := storage.CreateBytes(ctx, c.b, key, second, nil)
 	if err != nil && !errors.Is(err, storage.ErrExist) {
-		return time.Time{}, fmt.Errorf("create %s in %s: %w", key, c.b.URL(), err)
+		return time.Time{}, err
 	}
 	if err == nil && !c.cfg.Exclusive {
 		return time.Time{}, fmt.Errorf("%w: %s created %s twice; collect with --exclusive while nothing else uses the archive",
@@ -77,7 +92,7 @@ func (c *collector) probeObject(ctx context.Context, key string) (time.Time, err
 func (c *collector) listProbes(ctx context.Context, key string, clock time.Time) (left []string, listed bool, err error) {
 	for o, err := range c.b.List(ctx, probeDir, "") {
 		if err != nil {
-			return nil, false, fmt.Errorf("list %s of %s: %w", probeDir, c.b.URL(), err)
+			return nil, false, err
 		}
 		if o.Key == key {
 			listed = true

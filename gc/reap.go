@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"wal-e/chunkstore"
 	"wal-e/index"
 	"wal-e/internal/postgres"
@@ -31,26 +33,24 @@ func (c *collector) reap(ctx context.Context, after *view, left map[index.PackID
 // doesn't know it could else commit once its outcome is gone. The tombstone
 // goes last: without it what is left would be a backup.
 func (c *collector) reapRuns(ctx context.Context, after *view, holds map[runid.ID]bool) error {
-	var intents, outcomes, rest, tombstones []string
+	var dead []*run
 	for _, r := range after.runs {
-		if r.state == open || r.state == valid || c.young(r) || holds[r.Ref.Run] && !c.cfg.skip.packsGone {
+		if r.state == open || r.state == valid || c.young(r) || c.unheeded(r) || holds[r.Ref.Run] && !c.cfg.skip.packsGone {
 			continue
 		}
-		packs, err := chunkstore.ListPacks(ctx, c.b, &r.Ref.Run)
-		if err != nil {
-			return err
-		}
-		if len(packs.Sizes) > 0 && !c.cfg.skip.packsGone {
+		dead = append(dead, r)
+	}
+	left, err := c.listLeft(ctx, dead)
+	if err != nil {
+		return err
+	}
+	var intents, outcomes, rest, tombstones []string
+	for i, r := range dead {
+		if left[i].packs && !c.cfg.skip.packsGone {
 			holds[r.Ref.Run] = true // stored since G1, or by a push that doesn't know its end
 			continue
 		}
-		objects, err := chunkstore.ListIndexes(ctx, c.b, &r.Ref.Run)
-		if err != nil {
-			return err
-		}
-		if o := objects[r.Ref.Run]; o != nil {
-			rest = append(rest, o.Keys...)
-		}
+		rest = append(rest, left[i].indexes...)
 		if r.Intent != nil || r.state != gone {
 			intents = append(intents, r.IntentKey())
 		}
@@ -75,6 +75,41 @@ func (c *collector) reapRuns(ctx context.Context, after *view, holds map[runid.I
 		}
 	}
 	return nil
+}
+
+// unheeded tells whether a run was deleted after G1 looked. Its tombstone says
+// that its system may have ended, so it stays until a collection has seen to
+// the WAL.
+func (c *collector) unheeded(r *run) bool {
+	known := c.before.byID[r.Ref.Run]
+	return r.state == deleted && (known == nil || known.state != deleted)
+}
+
+// leftOf is what is stored of a run besides intent, outcome and tombstone.
+type leftOf struct {
+	packs   bool
+	indexes []string // keys
+}
+
+func (c *collector) listLeft(ctx context.Context, runs []*run) ([]leftOf, error) {
+	left := make([]leftOf, len(runs))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(c.cfg.Requests)
+	for i, r := range runs {
+		g.Go(func() error {
+			packs, err := chunkstore.ListPacks(ctx, c.b, &r.Ref.Run)
+			if err != nil {
+				return err
+			}
+			left[i].packs = len(packs.Sizes) > 0
+			objects, err := chunkstore.ListIndexes(ctx, c.b, &r.Ref.Run)
+			if o := objects[r.Ref.Run]; o != nil {
+				left[i].indexes = o.Keys
+			}
+			return err
+		})
+	}
+	return left, g.Wait()
 }
 
 // reapOrphans removes index objects of runs that are gone: their collector died

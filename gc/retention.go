@@ -92,6 +92,8 @@ type Catalog struct {
 	// Archived is when the newest WAL of a system was stored, by the store's
 	// clock. Nil means not known: then every history counts as going on.
 	Archived map[string]time.Time
+
+	outcomes map[chunkstore.Ref]*outcome // as they were read, for the collection that follows
 }
 
 // A Policy says which backups are kept: those that one of its rules keeps.

@@ -27,7 +27,7 @@ func ReadCatalog(ctx context.Context, b storage.Bucket, requests int, classic []
 	if err != nil {
 		return nil, err
 	}
-	backups, pushes := make([]*Backup, len(runs)), make([]*OpenPush, len(runs))
+	backups, pushes := make([]*foundBackup, len(runs)), make([]*OpenPush, len(runs))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(requests)
 	for i, r := range runs {
@@ -41,10 +41,11 @@ func ReadCatalog(ctx context.Context, b storage.Bucket, requests int, classic []
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	c := &Catalog{Backups: slices.Clone(classic)}
+	c := &Catalog{Backups: slices.Clone(classic), outcomes: make(map[chunkstore.Ref]*outcome)}
 	for i := range runs {
 		if backups[i] != nil {
-			c.Backups = append(c.Backups, *backups[i])
+			c.Backups = append(c.Backups, backups[i].backup)
+			c.outcomes[runs[i].Ref] = backups[i].outcome
 		}
 		if pushes[i] != nil {
 			c.Open = append(c.Open, *pushes[i])
@@ -57,9 +58,15 @@ func ReadCatalog(ctx context.Context, b storage.Bucket, requests int, classic []
 	return c, err
 }
 
+// A foundBackup is a backup, and what a collection keeps of its outcome.
+type foundBackup struct {
+	backup  Backup
+	outcome *outcome
+}
+
 // readBackup reads the backup of a run, or nil when it is none or was removed
 // since it was listed.
-func readBackup(ctx context.Context, b storage.Bucket, r chunkstore.Run) (*Backup, error) {
+func readBackup(ctx context.Context, b storage.Bucket, r chunkstore.Run) (*foundBackup, error) {
 	o, err := chunkstore.ReadOutcome(ctx, b, r.Ref)
 	if errors.Is(err, storage.ErrNotExist) {
 		if _, serr := b.Stat(ctx, r.IntentKey()); errors.Is(serr, storage.ErrNotExist) {
@@ -72,11 +79,14 @@ func readBackup(ctx context.Context, b storage.Bucket, r chunkstore.Run) (*Backu
 	if o.Result != chunkstore.Commit {
 		return nil, nil
 	}
-	backup, err := NewBackup(r.Ref, o, r.Outcome.ModTime)
+	read := &foundBackup{}
+	if read.outcome, err = newOutcome(o); err == nil {
+		read.backup, err = newBackup(r.Ref, o, read.outcome, r.Outcome.ModTime)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s of %s: %w", r.OutcomeKey(), b.URL(), err)
 	}
-	return &backup, nil
+	return read, nil
 }
 
 func readOpenPush(ctx context.Context, b storage.Bucket, ref chunkstore.Ref) (*OpenPush, error) {
@@ -97,10 +107,14 @@ func readOpenPush(ctx context.Context, b storage.Bucket, ref chunkstore.Ref) (*O
 // NewBackup takes what retention needs from the outcome of a run that
 // committed, which was stored at a time by the store's clock.
 func NewBackup(ref chunkstore.Ref, o *chunkstore.Outcome, stored time.Time) (Backup, error) {
-	needs, err := newOutcome(o)
+	read, err := newOutcome(o)
 	if err != nil {
 		return Backup{}, err
 	}
+	return newBackup(ref, o, read, stored)
+}
+
+func newBackup(ref chunkstore.Ref, o *chunkstore.Outcome, read *outcome, stored time.Time) (Backup, error) {
 	var m struct {
 		Timeline postgres.Timeline `json:"timeline"`
 		Stopped  time.Time         `json:"stopped"`
@@ -116,7 +130,7 @@ func NewBackup(ref chunkstore.Ref, o *chunkstore.Outcome, stored time.Time) (Bac
 	}
 	return Backup{
 		Ref: ref, System: o.System, Timeline: m.Timeline,
-		Start: needs.needs.start, Stop: needs.needs.stop, SegmentSize: needs.needs.size,
+		Start: read.needs.start, Stop: read.needs.stop, SegmentSize: read.needs.size,
 		Taken: m.Stopped, Stored: stored, PageFailures: m.Pages.Failed,
 	}, nil
 }
@@ -142,7 +156,7 @@ func readArchived(ctx context.Context, b storage.Bucket, backups []Backup) (map[
 		}
 		for o, err := range b.List(ctx, dir, "") {
 			if err != nil {
-				return nil, fmt.Errorf("list %s of %s: %w", dir, b.URL(), err)
+				return nil, err
 			}
 			if o.ModTime.After(archived[system]) {
 				archived[system] = o.ModTime

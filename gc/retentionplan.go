@@ -61,6 +61,9 @@ type Horizon struct {
 	// Ended says that no backup of the system is left but those in Ranges, and
 	// that none is expected: all its other WAL may go.
 	Ended bool
+
+	heard time.Time            // when the newest WAL that the catalog knows of was stored
+	size  postgres.SegmentSize // of the newest backup
 }
 
 // A WALRange is the WAL that makes one backup consistent.
@@ -132,6 +135,17 @@ func (p *Plan) Ranges() []chunkstore.Ref {
 		}
 	}
 	return refs
+}
+
+// Ended returns the systems that have ended, as Config wants them.
+func (p *Plan) Ended() []EndedSystem {
+	var list []EndedSystem
+	for _, h := range p.Horizons {
+		if h.Ended {
+			list = append(list, EndedSystem{System: h.System, SegmentSize: h.size, Heard: h.heard})
+		}
+	}
+	return list
 }
 
 // A decider is one decision under way.
@@ -240,8 +254,9 @@ func (d *decider) plan() *Plan {
 // horizon says from where on a history needs its WAL after the decision. One
 // that goes on has its newest backup, so without one all was deleted or it ended.
 func (d *decider) horizon(h *history) Horizon {
-	hor := Horizon{System: h.system, From: postgres.MaxLSN, Ended: true}
+	hor := Horizon{System: h.system, From: postgres.MaxLSN, Ended: true, heard: d.catalog.Archived[h.system]}
 	for _, b := range h.backups {
+		hor.size = b.segmentSize()
 		if b.by != "" && b.continuous {
 			hor.From, hor.Ended = min(hor.From, b.Start), false
 		}

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"wal-e/chunkstore"
-	"wal-e/index"
 	"wal-e/internal/postgres"
 	"wal-e/internal/runid"
 	"wal-e/internal/storage"
@@ -86,7 +85,7 @@ func newOutcome(o *chunkstore.Outcome) (*outcome, error) {
 	return out, nil
 }
 
-// A reader reads the catalog, each immutable object once.
+// A reader reads what is stored of runs, each immutable object once.
 type reader struct {
 	b        storage.Bucket
 	requests int
@@ -232,16 +231,12 @@ func (r *reader) readIntent(ctx context.Context, ref chunkstore.Ref) (*chunkstor
 }
 
 // needed unites the footprints of backups.
-func needed(backups []*outcome) map[index.PackID]bool {
-	packs := make(map[index.PackID]bool)
-	var union chunkstore.Footprint
+func needed(backups []*outcome) *chunkstore.Footprint {
+	union := &chunkstore.Footprint{}
 	for _, o := range backups {
 		union.Union(&o.footprint)
 	}
-	for p := range union.All() {
-		packs[p] = true
-	}
-	return packs
+	return union
 }
 
 // backups returns the valid backups of a view.

@@ -3,11 +3,13 @@ package gc
 import (
 	"context"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
 	"wal-e/chunkstore"
 	"wal-e/internal/postgres"
+	"wal-e/internal/storage"
 )
 
 // walDir is the folder of WAL files: wal_006/<system>/<file>.
@@ -29,8 +31,18 @@ type walFiles struct {
 	// all says that everything that is stored of the system is in files: no
 	// backup and no push needs any, and the user wants all gone.
 	all bool
-	// top is one above the highest segment, when all is set.
+	// ended says that all segments of the system are in files: it has ended.
+	ended bool
+	// top is one above the highest segment in files.
 	top floor
+}
+
+// add adds an object.
+func (w *walFiles) add(f walFile) {
+	w.files = append(w.files, f)
+	if f.inLog {
+		w.top.no = max(w.top.no, f.no+1)
+	}
 }
 
 // A walFile is one object. One that has no place in the log, like a history
@@ -117,8 +129,9 @@ func horizons(marks []*chunkstore.StandingMark, sizes map[string]postgres.Segmen
 }
 
 // listWAL lists the WAL files that may be removed: those below the floor of
-// their system or below what marks promised before, and all files of a system
-// that nothing needs when the user wants everything gone.
+// their system or below what marks promised before, all segments of a system
+// that has ended, and all files of one that nothing needs when the user wants
+// everything gone.
 func (c *collector) listWAL(ctx context.Context, floors map[string]floor) error {
 	sizes := c.segmentSizes(c.before.backups())
 	for system, f := range floors {
@@ -135,9 +148,22 @@ func (c *collector) listWAL(ctx context.Context, floors map[string]floor) error 
 	}
 	c.wal = make(map[string]*walFiles)
 	needed := systemsInUse(c.before)
+	orphans := make(map[string][]storage.Object) // of systems without a floor
+	add := func(system string, f walFile, ended bool) {
+		all := c.cfg.Everything && !needed[system]
+		if !all && (!f.inLog || !ended && f.no >= bounds[system].no) {
+			return
+		}
+		w := c.wal[system]
+		if w == nil {
+			w = &walFiles{all: all, ended: ended, top: floor{size: sizes[system]}}
+			c.wal[system] = w
+		}
+		w.add(f)
+	}
 	for o, err := range c.b.List(ctx, walDir, "") {
 		if err != nil {
-			return fmt.Errorf("list %s of %s: %w", walDir, c.b.URL(), err)
+			return err
 		}
 		system, name, ok := strings.Cut(strings.TrimPrefix(o.Key, walDir), "/")
 		if !ok {
@@ -147,22 +173,32 @@ func (c *collector) listWAL(ctx context.Context, floors map[string]floor) error 
 		if all && sizes[system] == 0 {
 			sizes[system] = postgres.DefaultSegmentSize
 		}
-		f := walFile{key: o.Key, size: o.Size}
-		f.no, f.inLog = walNumber(name, sizes[system])
-		if !all && (!f.inLog || f.no >= bounds[system].no) {
+		if _, bounded := floors[system]; !all && !bounded {
+			orphans[system] = append(orphans[system], o)
 			continue
 		}
-		w := c.wal[system]
-		if w == nil {
-			w = &walFiles{all: all, top: floor{size: sizes[system]}}
-			c.wal[system] = w
+		add(system, newWALFile(o, name, sizes[system]), false)
+	}
+	ended, err := c.findEnded(ctx, orphans)
+	if err != nil {
+		return err
+	}
+	for _, system := range sortedKeys(orphans) {
+		if size, ok := ended[system]; ok {
+			sizes[system] = size
 		}
-		w.files = append(w.files, f)
-		if f.inLog {
-			w.top.no = max(w.top.no, f.no+1)
+		for _, o := range orphans[system] {
+			_, over := ended[system]
+			add(system, newWALFile(o, path.Base(o.Key), sizes[system]), over)
 		}
 	}
 	return nil
+}
+
+func newWALFile(o storage.Object, name string, size postgres.SegmentSize) walFile {
+	f := walFile{key: o.Key, size: o.Size}
+	f.no, f.inLog = walNumber(name, size)
+	return f
 }
 
 // systemsInUse are the systems that a backup or an open push belongs to.
@@ -205,7 +241,7 @@ func (c *collector) raiseHorizons(floors map[string]floor, m *chunkstore.Condemn
 		wanted[system] = f
 	}
 	for system, w := range c.wal {
-		if w.all {
+		if w.all || w.ended {
 			wanted[system] = w.top
 		}
 	}
@@ -272,7 +308,7 @@ func (c *collector) sweepWAL(ctx context.Context, ripe []*chunkstore.StandingMar
 			}
 		}
 	}
-	return c.delete(ctx, keys)
+	return c.deleteTold(ctx, keys)
 }
 
 // ranges returns the WAL of the backups of a system of which just that is kept.
