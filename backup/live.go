@@ -163,7 +163,7 @@ func (p *pusher) waitForWAL(ctx context.Context, session *postgres.Session, star
 	if p.manifest.Kind == Standby {
 		hint = "the primary archives this WAL; on a quiet one run SELECT pg_switch_wal() there"
 	}
-	p.log.InfoContext(ctx, "waiting for the WAL of the backup in the archive", "detail", "Up to "+stop.String()+".", "hint", hint)
+	p.log.InfoContext(ctx, "waiting for the WAL of the backup in the archive", "detail", "Up to "+stop.String()+".")
 	w := walWait{
 		missing: func(ctx context.Context, names []string) ([]string, error) {
 			return p.cfg.MissingWAL(ctx, p.system, names)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"syscall"
 	"time"
 
 	"wal-e/internal/storage"
@@ -43,7 +44,7 @@ func (s *session) openStore(u use) (storage.Bucket, error) {
 		case err != nil:
 			return nil, fmt.Errorf("%s: %w", p.source, err)
 		case u.reads:
-			return mounted{b, p.dir()}, nil
+			return mounted{Bucket: b, dir: p.dir(), wait: u.patience > 0}, nil
 		}
 		return b, nil
 	default:
@@ -70,8 +71,22 @@ func (s *session) retryPolicy(u use) storage.Policy {
 // proves nothing.
 type mounted struct {
 	storage.Bucket
-	dir string
+	dir  string
+	wait bool // it may be mounted any moment, so it is asked again
 }
+
+// An unmountedError says that the directory of file storage isn't there.
+type unmountedError struct {
+	dir  string
+	wait bool
+}
+
+func (e *unmountedError) Error() string {
+	return fmt.Sprintf("storage directory %s does not exist: is its file system mounted?", e.dir)
+}
+
+// Is tells storage.Retry whether it is worth while to ask again.
+func (e *unmountedError) Is(target error) bool { return target == syscall.ENOENT && !e.wait }
 
 // present returns err, unless it says that an object is absent and the whole
 // archive is.
@@ -80,7 +95,7 @@ func (m mounted) present(err error) error {
 		return err
 	}
 	if _, serr := os.Stat(m.dir); errors.Is(serr, fs.ErrNotExist) {
-		return fmt.Errorf("storage directory %s does not exist: is its file system mounted?", m.dir)
+		return &unmountedError{m.dir, m.wait}
 	}
 	return err
 }

@@ -175,7 +175,7 @@ func TestMisspelled(t *testing.T) {
 func TestMounted(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "archive")
-	m := mounted{mem.New(nil), dir}
+	m := mounted{Bucket: mem.New(nil), dir: dir}
 	check := func(want bool) {
 		t.Helper()
 		_, gerr := m.Get(t.Context(), "k", 0, -1)

@@ -39,8 +39,10 @@ func (a *app) loadConfig() (config, error) {
 	if a.flags.awsAccessKeyID != "" && a.flags.awsInstanceProfile {
 		return config{}, usagef("--aws-access-key-id cannot be combined with --aws-instance-profile")
 	}
+	if a.envErr != nil {
+		return config{}, complaints{a.envErr} // whatever else is missing may stand there
+	}
 	r := &reader{env: a.env}
-	r.complain(a.envErr)
 	r.complain(a.logErr)
 	var c config
 	var err error

@@ -45,13 +45,14 @@ func newDeleteCommand(a *app) *cobra.Command {
 			return &usageError{cmd, "missing subcommand: want before, retain, everything or old-versions"}
 		},
 	}
+	cmd.Flags().SortFlags = false // help asks these how to list those of all subcommands
 	flags := cmd.PersistentFlags()
 	flags.SortFlags = false
-	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "only say what would be deleted; this is the default, and beats --confirm")
 	flags.BoolVar(&f.confirm, "confirm", false, "really delete")
-	flags.BoolVar(&f.json, "json", false, "print the plan and the report as JSON")
+	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "only say what would be deleted; this is the default, and beats --confirm")
 	flags.StringVar(&f.keepWithin, "keep-within", "", "delete nothing taken or stored within `PERIOD` (7d, 36h, 2w), whatever was pushed since")
 	f.collect.bind(flags)
+	flags.BoolVar(&f.json, "json", false, "print the plan and the report as JSON")
 	cmd.AddCommand(newDeleteBeforeCommand(a, f), newDeleteRetainCommand(a, f), newDeleteEverythingCommand(a, f), newDeleteOldCommand(a, f))
 	return cmd
 }
@@ -63,12 +64,10 @@ func newDeleteBeforeCommand(a *app, f *deleteFlags) *cobra.Command {
 		Long:    "Delete what is older than a backup, by name, or than a WAL segment. The name need not exist.",
 		Example: "  wal-e delete --confirm before base_000000010000000000000007_00000216",
 		Args:    arguments("BEFORE_SEGMENT_EXCLUSIVE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.run(a, cmd, func(p *gc.Policy) (err error) {
-				p.Before, err = gc.ParsePosition(args[0])
-				return err
-			})
-		},
+		RunE: f.byPolicy(a, func(p *gc.Policy, args []string) (err error) {
+			p.Before, err = gc.ParsePosition(args[0])
+			return err
+		}),
 	}
 }
 
@@ -82,20 +81,18 @@ ones, and --pitr thins WAL: any moment of the last PERIOD can be restored, and o
 older backups just themselves.`,
 		Example: "  wal-e delete --confirm retain 7\n  wal-e delete --confirm retain 7d --weekly 5 --monthly 12 --pitr 7d",
 		Args:    arguments("[NUM_TO_RETAIN]"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.run(a, cmd, func(p *gc.Policy) (err error) {
-				p.Daily, p.Weekly, p.Monthly = f.daily, f.weekly, f.monthly
-				if len(args) == 1 {
-					if p.Retain, p.RetainFor, err = gc.ParseRetain(args[0]); err != nil {
-						return err
-					}
+		RunE: f.byPolicy(a, func(p *gc.Policy, args []string) (err error) {
+			p.Daily, p.Weekly, p.Monthly = f.daily, f.weekly, f.monthly
+			if len(args) == 1 {
+				if p.Retain, p.RetainFor, err = gc.ParseRetain(args[0]); err != nil {
+					return err
 				}
-				if f.pitr != "" {
-					p.PITR, err = gc.ParsePeriod(f.pitr)
-				}
-				return err
-			})
-		},
+			}
+			if f.pitr != "" {
+				p.PITR, err = gc.ParsePeriod(f.pitr)
+			}
+			return err
+		}),
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
@@ -113,52 +110,76 @@ func newDeleteEverythingCommand(a *app, f *deleteFlags) *cobra.Command {
 		Long:    "Delete all backups and WAL; the parameters of the prefix stay. It fails while a backup is marked to be kept.",
 		Example: "  wal-e delete --confirm everything",
 		Args:    arguments(),
+		RunE: f.byPolicy(a, func(p *gc.Policy, _ []string) error {
+			p.Everything = true
+			return nil
+		}),
+	}
+}
+
+func newDeleteOldCommand(a *app, f *deleteFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:     "old-versions",
+		Short:   "delete what layouts before 005 left",
+		Long:    "Delete the folders of layouts 000 to 004, which no program of today reads.",
+		Example: "  wal-e delete --confirm old-versions",
+		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.run(a, cmd, func(p *gc.Policy) error {
-				p.Everything = true
-				return nil
-			})
+			return a.do(cmd, func(ctx context.Context, s *session) error { return deleteOldVersions(ctx, s, !f.really()) })
 		},
 	}
 }
 
-// run decides by a policy, says what that means, and deletes when confirmed.
-func (f *deleteFlags) run(a *app, cmd *cobra.Command, set func(p *gc.Policy) error) error {
-	var p gc.Policy
-	err := set(&p)
-	if err == nil && f.keepWithin != "" {
-		p.KeepWithin, err = gc.ParsePeriod(f.keepWithin)
+// really tells whether to delete.
+func (f *deleteFlags) really() bool { return f.confirm && !f.dryRun }
+
+// byPolicy returns what a subcommand does that deletes by a policy, which set
+// fills in from its arguments.
+func (f *deleteFlags) byPolicy(a *app, set func(p *gc.Policy, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		var p gc.Policy
+		err := set(&p, args)
+		if err == nil && f.keepWithin != "" {
+			p.KeepWithin, err = gc.ParsePeriod(f.keepWithin)
+		}
+		if err == nil {
+			err = p.Check()
+		}
+		var collect gc.Config
+		if err == nil {
+			collect, err = f.collect.config()
+		}
+		if err != nil {
+			return &usageError{cmd, err.Error()}
+		}
+		collect.DryRun, collect.Everything = !f.really(), p.Everything
+		return a.do(cmd, func(ctx context.Context, s *session) error { return f.delete(ctx, s, p, collect) })
 	}
-	if err == nil {
-		err = p.Check()
-	}
-	if err != nil {
-		return &usageError{cmd, err.Error()}
-	}
-	collect, err := f.collect.config()
-	if err != nil {
-		return &usageError{cmd, err.Error()}
-	}
-	collect.DryRun, collect.Everything = f.dryRun || !f.confirm, p.Everything
-	return a.do(cmd, func(ctx context.Context, s *session) error { return f.delete(ctx, s, p, collect) })
 }
 
+// delete decides by a policy, says what that means, and deletes when confirmed.
 func (f *deleteFlags) delete(ctx context.Context, s *session, p gc.Policy, collect gc.Config) error {
 	b, err := s.openForDelete(ctx)
 	if err != nil {
 		return err
 	}
-	catalog, err := gc.ReadCatalog(ctx, b, deleteRequests, nil)
+	s.prepareCollection(ctx, b, &collect)
+	now, err := s.probeForDelete(ctx, &collect)
 	if err != nil {
 		return err
 	}
-	plan, err := gc.Decide(p, catalog, time.Now())
+	if collect.Catalog, err = gc.ReadCatalog(ctx, b, deleteRequests, nil); err != nil {
+		return err
+	}
+	plan, err := gc.Decide(p, collect.Catalog, now)
 	if err != nil {
 		return err
 	}
-	log := s.log.With("logger", "wal_e.operator.backup")
-	writeRecords(ctx, log, append([]gc.Record{gc.StartRecord(collect.DryRun)}, plan.Records(b.URL(), collect.DryRun)...))
-	collect.Bucket, collect.Host, collect.Log, collect.Ranges = b, hostname(), log, plan.Ranges()
+	writeRecord(ctx, s.log, gc.StartRecord(collect.DryRun))
+	for _, r := range plan.Records(b.URL(), collect.DryRun) {
+		writeRecord(ctx, collect.Log, r)
+	}
+	collect.Ranges, collect.Ended = plan.Ranges(), plan.Ended()
 	report, err := gc.Delete(ctx, collect, plan.Victims())
 	if report != nil && f.json {
 		err = errors.Join(err, json.NewEncoder(s.stdout).Encode(struct {
@@ -166,9 +187,37 @@ func (f *deleteFlags) delete(ctx context.Context, s *session, p gc.Policy, colle
 			Report *gc.Report `json:"report"`
 		}{plan, report}))
 	} else if report != nil {
-		logCollected(ctx, log, report)
+		logCollected(ctx, collect.Log, report)
 	}
 	return err
+}
+
+// clockTolerance is how far the clocks of host and store may be apart without a
+// word.
+const clockTolerance = 5 * time.Minute
+
+// probeForDelete asks the store for its promises and its clock before anything
+// is decided, and returns the time by which backups are old: a host whose clock
+// is ahead would take young backups for old. A dry run writes nothing, not even
+// a probe, and goes by the host's clock.
+func (s *session) probeForDelete(ctx context.Context, collect *gc.Config) (time.Time, error) {
+	now := time.Now()
+	if collect.DryRun {
+		return now, nil
+	}
+	var err error
+	if collect.Clock, err = gc.Probe(ctx, *collect); err != nil {
+		return now, err
+	}
+	if ahead := now.Sub(collect.Clock); ahead > clockTolerance {
+		collect.Log.WarnContext(ctx, "the clock of this host is ahead of the store's",
+			"detail", fmt.Sprintf("By %s. What is old is decided by the store's.", ahead.Round(time.Second)),
+			"hint", "A dry run goes by this host's clock, and may show more than is deleted.")
+	}
+	if collect.Clock.Before(now) {
+		now = collect.Clock
+	}
+	return now, nil
 }
 
 // deleteRequests is how many requests a delete has under way at once.
@@ -184,10 +233,22 @@ func (s *session) openForDelete(ctx context.Context) (storage.Bucket, error) {
 	return b, s.requireDedup(ctx, b)
 }
 
-func writeRecords(ctx context.Context, log *slog.Logger, records []gc.Record) {
-	for _, r := range records {
-		log.InfoContext(ctx, r.Msg, (&message{detail: r.Detail, hint: r.Hint}).attrs()...)
+// prepareCollection fills in what a collection has from the session. It writes
+// the record that classic WAL-E has for each object that it deletes.
+func (s *session) prepareCollection(ctx context.Context, b storage.Bucket, c *gc.Config) {
+	c.Bucket, c.Host, c.Log = b, hostname(), s.workerLog()
+	c.Weak = s.prefix.scheme == "swift"
+	if c.Log.Enabled(ctx, slog.LevelInfo) {
+		log, url, everything, dryRun := c.Log, b.URL(), c.Everything, c.DryRun
+		c.Deleting = func(key string) { writeRecord(ctx, log, gc.KeyRecord(url, key, everything, dryRun)) }
 	}
+}
+
+// workerLog is where classic WAL-E says what it deletes.
+func (s *session) workerLog() *slog.Logger { return s.log.With("logger", "wal_e.worker.base") }
+
+func writeRecord(ctx context.Context, log *slog.Logger, r gc.Record) {
+	log.InfoContext(ctx, r.Msg, (&message{detail: r.Detail, hint: r.Hint}).attrs()...)
 }
 
 // logCollected says what a collection did and whom it waits for.
@@ -197,8 +258,8 @@ func logCollected(ctx context.Context, log *slog.Logger, r *gc.Report) {
 	if r.DryRun {
 		text, verb = "what a collection would free", "Would free"
 	}
-	detail := fmt.Sprintf("%s %s: %d packs and %d WAL files. %d backups stay; of what deleted backups stored, others share %s.",
-		verb, bytesText(r.Freed.Bytes()), r.Freed.Packs, r.Freed.WAL, r.Kept, bytesText(r.Shared.Bytes()))
+	detail := fmt.Sprintf("%s %s: %s and %s. %s; of what deleted backups stored, others share %s.",
+		verb, bytesText(r.Freed.Bytes()), counted(r.Freed.Packs, "pack"), counted(r.Freed.WAL, "WAL file"), staying(r.Kept), bytesText(r.Shared.Bytes()))
 	log.InfoContext(ctx, text, "detail", detail)
 	if len(r.Waiting) == 0 {
 		return
@@ -212,19 +273,12 @@ func logCollected(ctx context.Context, log *slog.Logger, r *gc.Report) {
 		"hint", "The next delete or gc goes on. --wait waits for them, --abort-running ends them.")
 }
 
-func newDeleteOldCommand(a *app, f *deleteFlags) *cobra.Command {
-	return &cobra.Command{
-		Use:     "old-versions",
-		Short:   "delete what layouts before 005 left",
-		Long:    "Delete the folders of layouts 000 to 004, which no program of today reads.",
-		Example: "  wal-e delete --confirm old-versions",
-		Args:    arguments(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.do(cmd, func(ctx context.Context, s *session) error {
-				return deleteOldVersions(ctx, s, f.dryRun || !f.confirm)
-			})
-		},
+// staying says how many backups stay.
+func staying(n int) string {
+	if n == 1 {
+		return "1 backup stays"
 	}
+	return counted(n, "backup") + " stay"
 }
 
 func deleteOldVersions(ctx context.Context, s *session, dryRun bool) error {
@@ -232,10 +286,9 @@ func deleteOldVersions(ctx context.Context, s *session, dryRun bool) error {
 	if err != nil {
 		return err
 	}
-	log := s.log.With("logger", "wal_e.operator.backup")
-	writeRecords(ctx, log, []gc.Record{gc.StartRecord(dryRun)})
+	writeRecord(ctx, s.log, gc.StartRecord(dryRun))
 	for _, folder := range gc.OldVersions() {
-		if err := deleteFolder(ctx, log, b, folder, dryRun); err != nil {
+		if err := deleteFolder(ctx, s.workerLog(), b, folder, dryRun); err != nil {
 			return err
 		}
 	}
@@ -258,7 +311,7 @@ func deleteFolder(ctx context.Context, log *slog.Logger, b storage.Bucket, folde
 		if err != nil {
 			return err
 		}
-		writeRecords(ctx, log, []gc.Record{gc.KeyRecord(b.URL(), o.Key, true, dryRun)})
+		writeRecord(ctx, log, gc.KeyRecord(b.URL(), o.Key, true, dryRun))
 		if keys = append(keys, o.Key); len(keys) >= batch {
 			if err := flush(); err != nil {
 				return err

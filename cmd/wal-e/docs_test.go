@@ -173,7 +173,6 @@ func TestDifferences(t *testing.T) {
 		"delete-none": {{"delete-usage", `-Traceback|- +\[trace|-TypeError|\+usage|\+wal-e|\+run wal-e`}},
 		"delete": {
 			{"delete-records", `MSG: deleting |DETAIL: The key being deleted|\+ +It was taken|\+.*MSG: what a collection would free|\+.*DETAIL: Would free|HINT: This is only a dry run`},
-			{"delete-loggers", `MSG: (performing dry run|Deleting|Retaining|Not deleting)`},
 			{"layout-names", `HINT: Deleting keys older than`},
 		},
 		"delete-crash":  {{"delete-segment", `-.*(CRITICAL|DETAIL|traceback|Error)|^- *$`}},

@@ -20,12 +20,12 @@ type collectFlags struct {
 }
 
 func (f *collectFlags) bind(flags *pflag.FlagSet) {
+	flags.StringVar(&f.grace, "grace", "", "leave what backups need that were deleted within `PERIOD`, so that undelete works")
 	flags.BoolVar(&f.wait, "wait", false, "wait for pushes that may need what is to go")
 	flags.BoolVar(&f.abortRunning, "abort-running", false, "end such pushes instead")
-	flags.DurationVar(&f.fenceAfter, "fence-after", 24*time.Hour, "take a push for dead that showed no sign of life for so long, by the store's clock")
-	flags.StringVar(&f.grace, "grace", "", "leave what backups need that were deleted within `PERIOD`, so that undelete works")
-	flags.BoolVar(&f.exclusive, "exclusive", false, "nothing else uses the prefix: collect on a store that doesn't keep its promises")
-	flags.DurationVar(&f.settle, "settle", 0, "how long such a store's listing may lag behind, which is waited out")
+	flags.DurationVar(&f.fenceAfter, "fence-after", 24*time.Hour, "take a push for dead that showed no sign of life for this `DURATION`, by the store's clock")
+	flags.DurationVar(&f.settle, "settle", 0, "`DURATION` that listings of a weak store (Swift) may lag behind, which is waited out; 1m for Swift")
+	flags.BoolVar(&f.exclusive, "exclusive", false, "nothing else uses the prefix, so a weak store needn't be waited for")
 }
 
 func (f collectFlags) config() (gc.Config, error) {
@@ -35,6 +35,9 @@ func (f collectFlags) config() (gc.Config, error) {
 	}
 	if f.wait && f.abortRunning {
 		return c, errors.New("--wait and --abort-running exclude each other")
+	}
+	if f.settle < 0 {
+		return c, errors.New("--settle: want a duration such as 30s")
 	}
 	if f.fenceAfter <= 0 {
 		return c, errors.New("--fence-after: want a duration such as 24h")
@@ -72,8 +75,8 @@ func newGCCommand(a *app) *cobra.Command {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.BoolVarP(&dryRun, "dry-run", "n", false, "only say what would be removed")
-	flags.BoolVar(&asJSON, "json", false, "print the report as JSON")
 	f.bind(flags)
+	flags.BoolVar(&asJSON, "json", false, "print the report as JSON")
 	return cmd
 }
 
@@ -82,13 +85,12 @@ func collect(ctx context.Context, s *session, c gc.Config, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	log := s.log.With("logger", "wal_e.operator.backup")
-	c.Bucket, c.Host, c.Log = b, hostname(), log
+	s.prepareCollection(ctx, b, &c)
 	report, err := gc.Collect(ctx, c)
 	if report != nil && asJSON {
 		err = errors.Join(err, json.NewEncoder(s.stdout).Encode(report))
 	} else if report != nil {
-		logCollected(ctx, log, report)
+		logCollected(ctx, c.Log, report)
 	}
 	return err
 }

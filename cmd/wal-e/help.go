@@ -70,6 +70,9 @@ func printUsage(cmd *cobra.Command) error {
 	if cmd.HasAvailableLocalFlags() {
 		fmt.Fprintf(w, "\nOptions:\n%s", flagUsages(cmd))
 	}
+	if p := cmd.Parent(); p != nil && p.HasAvailablePersistentFlags() && p.HasParent() {
+		fmt.Fprintf(w, "\nOptions of all its subcommands: see %s --help.\n", p.CommandPath())
+	}
 	if cmd.HasParent() && cmd.Runnable() {
 		fmt.Fprintf(w, "\nGlobal options, such as --terse: see %s --help.\n", cmd.Root().Name())
 	}
