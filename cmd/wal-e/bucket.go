@@ -47,6 +47,8 @@ func (s *session) openStore(u use) (storage.Bucket, error) {
 			return mounted{Bucket: b, dir: p.dir(), wait: u.patience > 0}, nil
 		}
 		return b, nil
+	case "swift":
+		return s.openSwift()
 	default:
 		return nil, fmt.Errorf("%s: storage %q is %w: want %s", p.source, p.scheme, errNotBuilt, schemes()["file"])
 	}

@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"wal-e/compat"
+	"wal-e/internal/storage/swift"
 )
 
 // A config is everything that options and variables say, checked.
 type config struct {
 	prefix      prefix
 	credentials credentials
+	swift       swift.Config  // zero unless the prefix is in Swift
 	stateRoot   string        // absolute; local state of all prefixes
 	layout      compat.Layout // "" when nobody said
 	level       int           // of zstd
@@ -50,6 +52,7 @@ func (a *app) loadConfig() (config, error) {
 	r.complain(err)
 	r.complain(checkEncryption(a.flags, a.env))
 	c.credentials = r.credentials(a.flags, c.prefix.scheme)
+	c.swift = r.swift(c.prefix)
 	c.stateRoot = r.stateRoot()
 	c.layout = r.layout()
 	c.level = r.compression()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -13,7 +14,7 @@ type variable struct {
 // variables returns all of ours, as help and README list them. What belongs to
 // a store that this version can't speak to isn't here.
 func variables() []variable {
-	return []variable{
+	return slices.Concat([]variable{
 		{"WALE_FILE_PREFIX", "file://localhost/DIR", "the archive, as --file-prefix"},
 		{"WALE_GS_PREFIX", "gs://BUCKET/PATH", "as --gs-prefix"},
 		{"WALE_S3_PREFIX", "s3://BUCKET/PATH", "as --s3-prefix"},
@@ -31,7 +32,7 @@ func variables() []variable {
 		{"WALE_LOG_DESTINATION", "stderr,syslog", "a list of stderr and syslog"},
 		{"WALE_LOG_FORMAT", "classic", "classic, text or json"},
 		{"WALE_SYSLOG_FACILITY", "user", "user, local0 to local7, or another facility"},
-	}
+	}, swiftVariables())
 }
 
 // variablesText is the table that `wal-e help environment` prints.

@@ -24,8 +24,8 @@ const maxPage = 64 << 20 // bytes
 // List implements storage.Bucket. Objects whose names are no keys are left out.
 func (b *Bucket) List(ctx context.Context, prefix, startAfter string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
-		err := b.list(ctx, b.cfg.Container, b.cfg.Prefix+prefix, marker(b.cfg.Prefix, startAfter), func(o object) (bool, error) {
-			key, ours := strings.CutPrefix(o.Name, b.cfg.Prefix)
+		err := b.list(ctx, b.cfg.Container, b.prefix+prefix, marker(b.prefix, startAfter), func(o object) (bool, error) {
+			key, ours := strings.CutPrefix(o.Name, b.prefix)
 			if !ours || !strings.HasPrefix(key, prefix) || startAfter != "" && key <= startAfter || storage.CheckKey(key) != nil {
 				return true, nil
 			}

@@ -31,33 +31,33 @@ type request struct {
 
 // send makes a request, with a new token when the old one is no longer taken.
 // The response's body must be closed; its status is 2xx.
-func (b *Bucket) send(ctx context.Context, r request) (*http.Response, error) {
+func (s *session) send(ctx context.Context, r request) (*http.Response, error) {
 	for renewed := false; ; renewed = true {
-		age := b.age.Load()
-		if err := b.authenticate(ctx); err != nil {
+		age := s.age.Load()
+		if err := s.authenticate(ctx); err != nil {
 			return nil, err
 		}
-		res, err := b.once(ctx, r)
+		res, err := s.once(ctx, r)
 		if status(err) != http.StatusUnauthorized {
-			return res, b.translate(err)
+			return res, s.translate(err)
 		}
-		if b.age.CompareAndSwap(age, age+1) {
-			b.conn.UnAuthenticate()
+		if s.age.CompareAndSwap(age, age+1) {
+			s.conn.UnAuthenticate()
 		}
 		if renewed {
-			return nil, b.translate(err)
+			return nil, s.translate(err)
 		}
 		if r.upload != nil {
 			if rerr := r.upload.rewind(); rerr != nil {
-				return nil, fmt.Errorf("%w (not tried again: %w)", b.translate(err), rerr)
+				return nil, fmt.Errorf("%w (not tried again: %w)", s.translate(err), rerr)
 			}
 		}
 	}
 }
 
 // exchange makes a request of which only the headers of the answer matter.
-func (b *Bucket) exchange(ctx context.Context, r request) (http.Header, error) {
-	res, err := b.send(ctx, r)
+func (s *session) exchange(ctx context.Context, r request) (http.Header, error) {
+	res, err := s.send(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -69,13 +69,13 @@ func (b *Bucket) exchange(ctx context.Context, r request) (http.Header, error) {
 }
 
 // once makes a request with the token there is.
-func (b *Bucket) once(parent context.Context, r request) (*http.Response, error) {
+func (s *session) once(parent context.Context, r request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(parent)
-	w := newWatch(b.cfg.Idle, cancel)
+	w := newWatch(s.cfg.Idle, cancel)
 	options := swift.RequestOpts{
 		Operation: r.method, Container: r.container, ObjectName: r.object, Parameters: r.query,
 		Headers:  swift.Headers{},
-		OnReAuth: func() (string, error) { return b.conn.StorageUrl, nil },
+		OnReAuth: func() (string, error) { return s.conn.StorageUrl, nil },
 	}
 	for k, v := range r.headers {
 		options.Headers[k] = v
@@ -90,10 +90,10 @@ func (b *Bucket) once(parent context.Context, r request) (*http.Response, error)
 	} else {
 		options.Headers["Content-Length"] = "0"
 	}
-	target, err := b.conn.GetStorageUrl(ctx)
+	target, err := s.conn.GetStorageUrl(ctx)
 	if err == nil {
 		var res *http.Response
-		res, _, err = b.conn.Call(ctx, target, options)
+		res, _, err = s.conn.Call(ctx, target, options)
 		if err == nil {
 			w.pause()
 			res.Body = &download{ctx: ctx, cancel: cancel, w: w, body: res.Body}
@@ -113,7 +113,7 @@ func (b *Bucket) once(parent context.Context, r request) (*http.Response, error)
 			return nil, rerr
 		}
 	}
-	return nil, silence(ctx, parent, b.cfg.Idle, err)
+	return nil, silence(ctx, parent, s.cfg.Idle, err)
 }
 
 // silence replaces the error of a request that a watch has ended: to the caller
@@ -127,19 +127,19 @@ func silence(ctx, parent context.Context, idle time.Duration, err error) error {
 
 // authenticate gets a token unless there is one. Only one caller does so at a
 // time; the others wait no longer than their contexts.
-func (b *Bucket) authenticate(ctx context.Context) error {
+func (s *session) authenticate(ctx context.Context) error {
 	select {
-	case b.auth <- struct{}{}:
-		defer func() { <-b.auth }()
+	case s.auth <- struct{}{}:
+		defer func() { <-s.auth }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if b.conn.Authenticated() {
+	if s.conn.Authenticated() {
 		return ctx.Err()
 	}
-	limited, cancel := context.WithTimeout(ctx, b.cfg.Idle)
+	limited, cancel := context.WithTimeout(ctx, s.cfg.Idle)
 	defer cancel()
-	err := b.conn.Authenticate(limited)
+	err := s.conn.Authenticate(limited)
 	if err == nil {
 		return nil
 	}
@@ -147,18 +147,18 @@ func (b *Bucket) authenticate(ctx context.Context) error {
 		return cerr
 	}
 	if limited.Err() != nil {
-		return fmt.Errorf("log in at %s: %w for %v", b.cfg.AuthURL, errSilent, b.cfg.Idle)
+		return fmt.Errorf("log in at %s: %w for %v", s.cfg.AuthURL, errSilent, s.cfg.Idle)
 	}
-	return b.refused(err)
+	return s.refused(err)
 }
 
 // refused explains why there is no token.
-func (b *Bucket) refused(err error) error {
-	who := b.cfg.User
+func (s *session) refused(err error) error {
+	who := s.cfg.User
 	if who == "" {
-		who = b.cfg.UserID
+		who = s.cfg.UserID
 	}
-	where := fmt.Sprintf("log in at %s as %s with authentication version %d", b.cfg.AuthURL, who, b.cfg.AuthVersion)
+	where := fmt.Sprintf("log in at %s as %s with authentication version %d", s.cfg.AuthURL, who, s.cfg.AuthVersion)
 	switch code := status(err); {
 	case code == http.StatusBadRequest, code == http.StatusUnauthorized, code == http.StatusForbidden:
 		return fmt.Errorf("%s: %w: the server answers %d: check user, password, project and domains", where, storage.ErrPermission, code)
@@ -210,7 +210,7 @@ func (e *statusError) Unwrap() error { return e.kind }
 
 // translate gives an error of the library the meaning that it has for any
 // object; what a status means for one operation only is for that to say.
-func (b *Bucket) translate(err error) error {
+func (s *session) translate(err error) error {
 	code := status(err)
 	if code == 0 {
 		return err
@@ -229,7 +229,7 @@ func (b *Bucket) translate(err error) error {
 	}
 	// The library puts what the server says behind its own text.
 	if _, said, ok := strings.Cut(err.Error(), http.StatusText(code)+": "); ok {
-		e.text = b.scrub(said)
+		e.text = s.scrub(said)
 	}
 	return e
 }
@@ -238,21 +238,21 @@ func (b *Bucket) translate(err error) error {
 var errMissing = errors.New("not found")
 
 // scrub hides secrets in what a server said, and shortens it to one line.
-func (b *Bucket) scrub(s string) string {
-	s = strings.ReplaceAll(s, b.cfg.Password, "…")
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > 200 {
-		s = strings.ToValidUTF8(s[:200], "") + "…"
+func (s *session) scrub(text string) string {
+	text = strings.ReplaceAll(text, s.cfg.Password, "…")
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > 200 {
+		text = strings.ToValidUTF8(text[:200], "") + "…"
 	}
-	return s
+	return text
 }
 
 // absent explains a 404 for an object: the container may not be there.
-func (b *Bucket) absent(ctx context.Context, err error) error {
+func (s *session) absent(ctx context.Context, err error) error {
 	if !errors.Is(err, errMissing) {
 		return err
 	}
-	if cerr := b.contained(ctx); cerr != nil {
+	if cerr := s.contained(ctx); cerr != nil {
 		return cerr
 	}
 	return storage.ErrNotExist
@@ -260,22 +260,22 @@ func (b *Bucket) absent(ctx context.Context, err error) error {
 
 // contained returns nil if the container exists. That is asked until the answer
 // was yes: an object of a container that isn't there is not known to be absent.
-func (b *Bucket) contained(ctx context.Context) error {
-	if b.found.Load() {
+func (s *session) contained(ctx context.Context) error {
+	if s.found.Load() {
 		return nil
 	}
-	_, err := b.exchange(ctx, request{method: http.MethodHead, container: b.cfg.Container})
+	_, err := s.exchange(ctx, request{method: http.MethodHead, container: s.cfg.Container})
 	switch {
 	case err == nil:
-		b.found.Store(true)
+		s.found.Store(true)
 	case errors.Is(err, errMissing):
-		return b.noContainer()
+		return s.noContainer()
 	}
 	return err
 }
 
-func (b *Bucket) noContainer() error {
-	return fmt.Errorf("%w: %w %q: create it, or correct the prefix or the project", storage.ErrInvalid, errNoContainer, b.cfg.Container)
+func (s *session) noContainer() error {
+	return fmt.Errorf("%w: %w %q: create it, or correct the prefix or the project", storage.ErrInvalid, errNoContainer, s.cfg.Container)
 }
 
 // A watch ends a request in which nothing moves.

@@ -82,6 +82,16 @@ const (
 
 // A Bucket is a part of a container. Use Open.
 type Bucket struct {
+	*session
+	prefix string
+}
+
+// At returns a bucket in the same container, over the same session, whose keys
+// have another prefix.
+func (b *Bucket) At(prefix string) *Bucket { return &Bucket{b.session, prefix} }
+
+// A session is what all parts of a container have in common.
+type session struct {
 	cfg  Config
 	conn *swift.Connection
 
@@ -121,7 +131,7 @@ func Open(cfg Config) (*Bucket, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Bucket{cfg: cfg, conn: conn, auth: make(chan struct{}, 1)}, nil
+	return &Bucket{&session{cfg: cfg, conn: conn, auth: make(chan struct{}, 1)}, cfg.Prefix}, nil
 }
 
 // A MissingError says that a setting is needed and isn't given.
@@ -208,7 +218,7 @@ func transport() http.RoundTripper {
 
 // URL implements storage.Bucket.
 func (b *Bucket) URL() string {
-	return strings.TrimRight("swift://"+b.cfg.Container+"/"+strings.TrimLeft(b.cfg.Prefix, "/"), "/")
+	return strings.TrimRight("swift://"+b.cfg.Container+"/"+strings.TrimLeft(b.prefix, "/"), "/")
 }
 
 // Weakness says what a Swift doesn't promise; see the package's comment.
@@ -217,10 +227,10 @@ func (b *Bucket) Weakness() string {
 }
 
 // name returns the name of an object in the container.
-func (b *Bucket) name(key string) string { return b.cfg.Prefix + key }
+func (b *Bucket) name(key string) string { return b.prefix + key }
 
 // segmentContainer is where segments of large objects go.
-func (b *Bucket) segmentContainer() string { return b.cfg.Container + "_segments" }
+func (s *session) segmentContainer() string { return s.cfg.Container + "_segments" }
 
 var errNoContainer = errors.New("no such container")
 
