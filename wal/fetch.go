@@ -27,23 +27,29 @@ type Fetched struct {
 // one it is the only one that the archive holds files of. With Config.System no
 // more than one request is made for a file that is there.
 func Fetch(ctx context.Context, cfg Config, name, dest string) (Fetched, error) {
+	fetched, _, err := fetch(ctx, cfg, name, dest)
+	return fetched, err
+}
+
+// fetch also returns the CRC-32C of the content.
+func fetch(ctx context.Context, cfg Config, name, dest string) (Fetched, uint32, error) {
 	began := time.Now()
 	if err := checkName(name); err != nil {
-		return Fetched{}, err
+		return Fetched{}, 0, err
 	}
 	if err := checkDest(dest); err != nil {
-		return Fetched{}, fmt.Errorf("wal: fetch %s: %w", name, err)
+		return Fetched{}, 0, fmt.Errorf("wal: fetch %s: %w", name, err)
 	}
 	system, err := cfg.archiveSystem(ctx, name)
 	if err != nil {
-		return Fetched{}, err
+		return Fetched{}, 0, err
 	}
 	fetched := Fetched{Key: Key(system, name)}
 	t := &tempFile{cfg: cfg, name: name, dest: dest}
 	defer t.discard()
 	fetched.Identity, err = readObject(ctx, cfg, fetched.Key, expectation{system, name}, t.write)
 	if errors.Is(err, storage.ErrNotExist) {
-		return Fetched{}, absent(cfg.Bucket, system, name)
+		return Fetched{}, 0, absent(cfg.Bucket, system, name)
 	}
 	if err == nil {
 		err = ctx.Err()
@@ -52,11 +58,11 @@ func Fetch(ctx context.Context, cfg Config, name, dest string) (Fetched, error) 
 		err = t.commit()
 	}
 	if err != nil {
-		return Fetched{}, err
+		return Fetched{}, 0, err
 	}
 	cfg.log().DebugContext(ctx, "wal file fetched",
 		"file", name, "key", fetched.Key, "bytes", fetched.Length, "took", time.Since(began))
-	return fetched, nil
+	return fetched, t.sum, nil
 }
 
 // checkDest refuses a destination that is more than a plain file's place:
@@ -83,6 +89,7 @@ type tempFile struct {
 	dest string
 
 	f    *os.File // nil before the first bytes
+	sum  uint32   // CRC-32C of what was written
 	done bool     // it is the destination now
 }
 
@@ -124,10 +131,14 @@ func (t *tempFile) write(piece []byte) error {
 		if err := t.create(); err != nil {
 			return t.wrap(err)
 		}
+		if t.cfg.Found != nil {
+			t.cfg.Found()
+		}
 	}
 	if err := t.before("write", t.f.Name()); err != nil {
 		return t.wrap(err)
 	}
+	t.sum = checksum(t.sum, piece)
 	_, err := t.f.Write(piece)
 	return t.wrap(err)
 }

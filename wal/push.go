@@ -28,6 +28,9 @@ type Config struct {
 	// Admit is asked before anything is stored whether this archive takes files
 	// of that system; its error is what Push fails with. Nil takes all.
 	Admit func(ctx context.Context, system postgres.SystemID) error
+	// Found is called by Fetch once the first bytes of the file have come, and are
+	// what they should be. Nil does nothing.
+	Found func()
 	// Level is the zstd level of new objects, 1 (fastest) to 22; 0 means 1.
 	Level int
 

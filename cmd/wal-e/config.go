@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,15 +15,16 @@ import (
 
 // A config is everything that options and variables say, checked.
 type config struct {
-	prefix      prefix
-	credentials credentials
-	swift       swift.Config  // zero unless the prefix is in Swift
-	stateRoot   string        // absolute; local state of all prefixes
-	layout      compat.Layout // "" when nobody said
-	level       int           // of zstd
-	pushTimeout time.Duration
-	fetchRetry  time.Duration
-	attempts    int // per storage request; 0: what time limits allow, negative: no bound
+	prefix        prefix
+	credentials   credentials
+	swift         swift.Config  // zero unless the prefix is in Swift
+	stateRoot     string        // absolute; local state of all prefixes
+	layout        compat.Layout // "" when nobody said
+	level         int           // of zstd
+	pushTimeout   time.Duration
+	fetchRetry    time.Duration
+	prefetchBytes int64 // that wal-fetch may have lie ahead
+	attempts      int   // per storage request; 0: what time limits allow, negative: no bound
 
 	allowNewCluster bool
 	envdir          string // WALE_ENVDIR, for commands that we write for others
@@ -61,6 +63,7 @@ func (a *app) loadConfig() (config, error) {
 		r.complain(errors.New("WALE_PUSH_TIMEOUT: 0 leaves wal-push no time: want a duration such as 60s"))
 	}
 	c.fetchRetry = r.duration("WALE_FETCH_RETRY", 30*time.Second)
+	c.prefetchBytes = r.bytes("WALE_PREFETCH_BYTES", 256<<20)
 	c.attempts = r.attempts()
 	c.allowNewCluster = r.boolean("WALE_ALLOW_NEW_CLUSTER")
 	c.envdir = a.env["WALE_ENVDIR"]
@@ -183,6 +186,27 @@ func (r *reader) duration(name string, unset time.Duration) time.Duration {
 		return unset
 	}
 	return d
+}
+
+// bytes reads a size as PostgreSQL writes it: a number of bytes, or of kB, MB or
+// GB of 1024.
+func (r *reader) bytes(name string, unset int64) int64 {
+	value := strings.TrimSpace(r.env[name])
+	if value == "" {
+		return unset
+	}
+	number, unit := value, int64(1)
+	for suffix, size := range map[string]int64{"kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30} {
+		if n, ok := strings.CutSuffix(value, suffix); ok {
+			number, unit = strings.TrimSpace(n), size
+		}
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt64/unit {
+		r.complain(fmt.Errorf("%s: %q is no size: want a number of bytes, or a form like 64MB or 1GB", name, value))
+		return unset
+	}
+	return n * unit
 }
 
 func (r *reader) attempts() int {

@@ -89,6 +89,7 @@ func subcommands(a *app) []*cobra.Command {
 		newWALPushCommand(a),
 		newWALFetchCommand(a),
 		newVersionCommand(a),
+		newWALPrefetchCommand(a),
 		newEnvironmentTopic(),
 		newExitStatusTopic(),
 	}

@@ -27,6 +27,7 @@ func variables() []variable {
 		{"WALE_COMPRESSION", "zstd", "zstd[:LEVEL], LEVEL 1 (fastest) to 22"},
 		{"WALE_PUSH_TIMEOUT", "60s", "how long wal-push may take in all"},
 		{"WALE_FETCH_RETRY", "30s", "how long wal-fetch tries storage that can't be reached before it gives up"},
+		{"WALE_PREFETCH_BYTES", "256MB", "how much wal-fetch may fetch ahead: a number of bytes, or a form like 64MB"},
 		{"WALE_RETRIES", "", "attempts per storage request, 0 for no bound; without it, what the time limits allow"},
 		{"WALE_ALLOW_NEW_CLUSTER", "0", "1 accepts a cluster that is new to a prefix which holds another one's archive"},
 		{"WALE_LOG_DESTINATION", "stderr,syslog", "a list of stderr and syslog"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -23,51 +24,110 @@ WAL_DESTINATION, complete and verified, or not at all.
 
 It exits 1 only when the archive is proven not to hold the file, because that
 is where PostgreSQL ends recovery. Storage that can't be reached is tried again
-for WALE_FETCH_RETRY; see wal-e help exit-status for what follows then.`,
+for WALE_FETCH_RETRY; see wal-e help exit-status for what follows then.
+
+In a data directory it also starts a process that fetches the segments that follow,
+into .wal-e/prefetch in the folder of WAL_DESTINATION: at most WALE_PREFETCH_BYTES,
+and only while the volume has room. From there they are moved when PostgreSQL asks
+for them, once they are verified again. What isn't wanted any more is removed by
+later calls.`,
 		Example: `  # postgresql.conf
   restore_command = 'WALE_ENVDIR=/etc/wal-e.d/env wal-e wal-fetch %f %p'`,
 		Args: arguments("WAL_SEGMENT", "WAL_DESTINATION"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.do(cmd, func(ctx context.Context, s *session) error {
-				return promptly(ctx, func() error { return walFetch(ctx, s, args[0], args[1]) })
+				f := &fetch{session: s, name: args[0], dest: args[1], prefetch: prefetch}
+				f.start = func() error { return a.startPrefetch(cmd, f) }
+				return promptly(ctx, func() error { return f.run(ctx) })
 			})
 		},
 	}
 	cmd.Flags().VarP(numberOption(&prefetch, 8), "prefetch", "p",
-		"fetch that many segments ahead: accepted, but not in this version")
+		"segments to fetch ahead; 0 or less for none")
 	return cmd
 }
 
-// walFetch fetches a file and writes the records that classic WAL-E does.
-func walFetch(ctx context.Context, s *session, name, dest string) error {
-	patience := s.fetchRetry
+// A fetch is one run of wal-fetch.
+type fetch struct {
+	*session
+	name, dest string
+	prefetch   int // segments to fetch ahead
+
+	start func() error // of the process that fetches ahead
+	data  string       // the data directory; empty if there is none
+}
+
+// run fetches a file and writes the records that classic WAL-E does.
+func (f *fetch) run(ctx context.Context) error {
+	cfg := wal.Config{Log: f.log}
+	ahead := wal.Ahead{Base: filepath.Dir(f.dest), Archive: f.prefix.String(), Segments: f.prefetch, Bytes: f.prefetchBytes}
+	key := ""
+	// Without a pg_control it is Fetch that finds out, or fails.
+	if c, dir := findControl(ctx, ".", filepath.Join(filepath.Dir(f.dest), "..")); c != nil {
+		f.data, ahead.SegmentSize = dir, c.WALSegmentSize
+		if dir == "." {
+			cfg.System = c.SystemID
+			key = wal.Key(c.SystemID, f.name)
+		}
+	}
+	log := f.log.With("logger", "wal_e.operator.backup")
+	log.InfoContext(ctx, "begin wal restore", f.transfer("wal-fetch", f.name, key, "begin")...)
+	fetched, ok := ahead.Deliver(ctx, cfg, f.name, f.dest)
+	if ok {
+		f.fetchAhead(ctx, ahead, cfg)
+	} else {
+		var err error
+		cfg.Found = func() { f.fetchAhead(ctx, ahead, cfg) }
+		if fetched, err = f.fromArchive(ctx, cfg); err != nil {
+			return err
+		}
+	}
+	log.InfoContext(ctx, "complete wal restore", f.transfer("wal-fetch", f.name, fetched.Key, "complete")...)
+	return nil
+}
+
+// findControl returns the pg_control of the first directory that has one that
+// can be read, and that directory.
+func findControl(ctx context.Context, dirs ...string) (*postgres.ControlFile, string) {
+	for _, dir := range dirs {
+		if c, _, err := postgres.ReadControlFile(ctx, dir); err == nil {
+			return c, dir
+		}
+	}
+	return nil, ""
+}
+
+// fromArchive fetches the file without any help.
+func (f *fetch) fromArchive(ctx context.Context, cfg wal.Config) (wal.Fetched, error) {
+	patience := f.fetchRetry
 	if patience == 0 {
 		patience = -1
 	}
-	b, err := s.openBucket(use{patience: patience, reads: true})
+	b, err := f.openBucket(use{patience: patience, reads: true})
 	if err != nil {
-		return err
+		return wal.Fetched{}, err
 	}
-	cfg := wal.Config{Bucket: b, Log: s.log}
-	key := ""
-	// Without a pg_control it is Fetch that finds out, or fails.
-	if c, _, err := postgres.ReadControlFile(ctx, "."); err == nil {
-		cfg.System = c.SystemID
-		key = wal.Key(c.SystemID, name)
-	}
-	log := s.log.With("logger", "wal_e.operator.backup")
-	log.InfoContext(ctx, "begin wal restore", s.transfer("wal-fetch", name, key, "begin")...)
-	fetched, err := wal.Fetch(ctx, cfg, name, dest)
+	cfg.Bucket = b
+	fetched, err := wal.Fetch(ctx, cfg, f.name, f.dest)
 	if errors.Is(err, wal.ErrNotFound) {
-		return s.explainAbsence(ctx, b, name, err)
+		return wal.Fetched{}, f.explainAbsence(ctx, b, f.name, err)
 	}
 	if err != nil {
-		return err
+		return wal.Fetched{}, err
 	}
-	s.log.InfoContext(ctx, "completed download and decompression", "logger", s.blobLogger(),
-		"detail", fmt.Sprintf("Downloaded and decompressed %q to %q", b.URL()+"/"+fetched.Key, dest))
-	log.InfoContext(ctx, "complete wal restore", s.transfer("wal-fetch", name, fetched.Key, "complete")...)
-	return nil
+	f.log.InfoContext(ctx, "completed download and decompression", "logger", f.blobLogger(),
+		"detail", fmt.Sprintf("Downloaded and decompressed %q to %q", b.URL()+"/"+fetched.Key, f.dest))
+	return fetched, nil
+}
+
+// fetchAhead starts the process that fetches ahead, if it is time to.
+func (f *fetch) fetchAhead(ctx context.Context, ahead wal.Ahead, cfg wal.Config) {
+	if !ahead.Wanted(cfg, f.name) {
+		return
+	}
+	if err := f.start(); err != nil {
+		f.log.WarnContext(ctx, "cannot fetch ahead", "detail", err.Error())
+	}
 }
 
 // explainAbsence returns absent if there is nothing to be found, in any layout.

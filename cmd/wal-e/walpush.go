@@ -74,7 +74,10 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 		},
 		Log: s.log,
 	}
-	err = promptly(limited, func() error { return pool.Run(limited, path) })
+	err = promptly(limited, func() error {
+		wal.RemoveAbandoned(filepath.Dir(path)) // what a recovery left
+		return pool.Run(limited, path)
+	})
 	if err != nil && errors.Is(context.Cause(limited), late) {
 		return &message{
 			text:   fmt.Sprintf("wal-push of %s took longer than WALE_PUSH_TIMEOUT allows, %s", filepath.Base(path), s.pushTimeout),
