@@ -85,11 +85,12 @@ func subcommands(a *app) []*cobra.Command {
 		newUndeleteCommand(a),
 		newGCCommand(a),
 		newVerifyCommand(a),
+		newCheckCommand(a),
 		newAdoptSystemCommand(a),
 		newWALPushCommand(a),
 		newWALFetchCommand(a),
-		newVersionCommand(a),
 		newWALPrefetchCommand(a),
+		newVersionCommand(a),
 		newEnvironmentTopic(),
 		newExitStatusTopic(),
 	}
