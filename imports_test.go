@@ -19,7 +19,9 @@ func allowed() map[string][]string {
 		"internal/postgres":            nil,
 		"internal/storage":             nil,
 		"internal/storage/file":        {"internal/storage"},
+		"internal/storage/httpx":       nil,
 		"internal/storage/mem":         {"internal/storage"},
+		"internal/storage/s3":          {"internal/storage", "internal/storage/httpx"},
 		"internal/storage/storagetest": {"internal/storage"},
 		"internal/storage/swift":       {"internal/storage"},
 		"internal/logging":             nil,
@@ -34,7 +36,7 @@ func allowed() map[string][]string {
 		"compat/lzop": nil,
 		"compat":      append([]string{"compat/lzop"}, postgresAndStorage...),
 		"cmd/wal-e": {"backup", "chunkstore", "compat", "gc", "index", "wal", "internal/checkup", "internal/logging", "internal/postgres", "internal/runid",
-			"internal/storage", "internal/storage/file", "internal/storage/swift"},
+			"internal/storage", "internal/storage/file", "internal/storage/s3", "internal/storage/swift"},
 		"gc":                {"chunkstore", "index", "internal/envelope", "internal/runid", "internal/postgres", "internal/storage"},
 		"internal/simstore": postgresAndStorage,
 		"bench":             nil, // its tests may import any; nothing imports it

@@ -1,0 +1,137 @@
+package httpx_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"wal-e/internal/storage/httpx"
+)
+
+// server answers until the test ends, however its handlers hang.
+func server(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return s.URL
+}
+
+func watched(t *testing.T, idle time.Duration) *http.Client {
+	t.Helper()
+	transport, err := httpx.Transport("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: httpx.Watch(transport, idle)}
+}
+
+func TestWatchEndsSilence(t *testing.T) {
+	t.Parallel()
+	t.Run("before the answer", func(t *testing.T) {
+		t.Parallel()
+		url := server(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		res, err := watched(t, 50*time.Millisecond).Get(url)
+		if !errors.Is(err, httpx.ErrStalled) {
+			t.Errorf("Get = %v, want %v", err, httpx.ErrStalled)
+		}
+		if err == nil {
+			res.Body.Close()
+		}
+	})
+	t.Run("within the answer", func(t *testing.T) {
+		t.Parallel()
+		url := server(t, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, "begin")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		})
+		res, err := watched(t, 50*time.Millisecond).Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		if got, err := io.ReadAll(res.Body); !errors.Is(err, httpx.ErrStalled) || string(got) != "begin" {
+			t.Errorf("read = %q, %v, want what was sent and %v", got, err, httpx.ErrStalled)
+		}
+	})
+	t.Run("within the request", func(t *testing.T) {
+		t.Parallel()
+		// Accepts connections and reads nothing: the body fills what the kernel holds.
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		body := bytes.NewReader(make([]byte, 64<<20))
+		res, err := watched(t, 200*time.Millisecond).Post("http://"+l.Addr().String(), "", body)
+		if !errors.Is(err, httpx.ErrStalled) {
+			t.Errorf("Post = %v, want %v", err, httpx.ErrStalled)
+		}
+		if err == nil {
+			res.Body.Close()
+		}
+	})
+}
+
+// Those who take their time are not the server.
+func TestWatchLeavesOthersTheirTime(t *testing.T) {
+	t.Parallel()
+	const idle = time.Second
+	url := server(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+	pr, pw := io.Pipe()
+	go func() {
+		_, _ = io.WriteString(pw, "slow ")
+		time.Sleep(idle * 5 / 4)
+		_, _ = io.WriteString(pw, "body")
+		pw.Close()
+	}()
+	res, err := watched(t, idle).Post(url, "", pr)
+	if err != nil {
+		t.Fatalf("Post of a slow body = %v, want nil", err)
+	}
+	defer res.Body.Close()
+	time.Sleep(idle * 5 / 4)
+	if got, err := io.ReadAll(res.Body); err != nil || string(got) != "slow body" {
+		t.Errorf("read by a slow reader = %q, %v, want what was sent", got, err)
+	}
+}
+
+func TestWatchKeepsCancelling(t *testing.T) {
+	t.Parallel()
+	url := server(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	ctx, cancel := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(20*time.Millisecond, cancel)
+	res, err := watched(t, time.Hour).Do(req)
+	if !errors.Is(err, context.Canceled) || errors.Is(err, httpx.ErrStalled) {
+		t.Errorf("Do = %v, want %v", err, context.Canceled)
+	}
+	if err == nil {
+		res.Body.Close()
+	}
+}
+
+func TestTransportCertificates(t *testing.T) {
+	t.Parallel()
+	if _, err := httpx.Transport(filepath.Join(t.TempDir(), "absent")); err == nil || !strings.Contains(err.Error(), "absent") {
+		t.Errorf("Transport of an absent file = %v, want an error that names it", err)
+	}
+	if _, err := httpx.Transport("httpx_test.go"); err == nil || !strings.Contains(err.Error(), "httpx_test.go") {
+		t.Errorf("Transport of a file without certificates = %v, want an error that names it", err)
+	}
+}
