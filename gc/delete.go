@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,7 +23,8 @@ func Delete(ctx context.Context, cfg Config, refs []chunkstore.Ref) (*Report, er
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	if err := checkBackups(ctx, cfg.Bucket, refs); err != nil {
+	refs, err := checkBackups(ctx, cfg, refs)
+	if err != nil {
 		return nil, err
 	}
 	if !cfg.DryRun {
@@ -55,25 +55,34 @@ func createTombstones(ctx context.Context, cfg Config, refs []chunkstore.Ref) er
 }
 
 // checkBackups makes sure that refs are runs that ended. Deleted ones pass: a
-// delete may be repeated.
-func checkBackups(ctx context.Context, b storage.Bucket, refs []chunkstore.Ref) error {
+// delete may be repeated. It leaves out those that the catalog has and that are
+// gone: others have deleted and collected them since.
+func checkBackups(ctx context.Context, cfg Config, refs []chunkstore.Ref) ([]chunkstore.Ref, error) {
 	if len(refs) == 0 {
-		return nil
+		return nil, nil
 	}
-	runs, err := chunkstore.Runs(ctx, b)
+	runs, err := chunkstore.Runs(ctx, cfg.Bucket)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	there := make(map[chunkstore.Ref]chunkstore.Run)
+	for _, r := range runs {
+		there[r.Ref] = r
+	}
+	var checked []chunkstore.Ref
 	for _, ref := range refs {
-		i := slices.IndexFunc(runs, func(r chunkstore.Run) bool { return r.Ref == ref })
+		r, ok := there[ref]
 		switch {
-		case i < 0:
-			return fmt.Errorf("%s %w in %s", ref, ErrNotBackup, b.URL())
-		case runs[i].Deleted == nil && runs[i].Outcome == nil:
-			return fmt.Errorf("%s %w yet: its push is still open", ref, ErrNotBackup)
+		case !ok && cfg.Catalog != nil && cfg.Catalog.outcomes[ref] != nil:
+			continue
+		case !ok:
+			return nil, fmt.Errorf("%s %w in %s", ref, ErrNotBackup, cfg.Bucket.URL())
+		case r.Deleted == nil && r.Outcome == nil:
+			return nil, fmt.Errorf("%s %w yet: its push is still open", ref, ErrNotBackup)
 		}
+		checked = append(checked, ref)
 	}
-	return nil
+	return checked, nil
 }
 
 // An Undeletion says how a backup is taken back. Bucket is required.

@@ -1,6 +1,7 @@
 package gc_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -254,4 +255,20 @@ func TestPushOfAnEndedSystem(t *testing.T) {
 		t.Errorf("Begin below the horizon = %v", err)
 	}
 	a.mustRestore(a.push(12, [extents]int{}))
+}
+
+// Two deletes that decided the same don't get into each other's way.
+func TestDeleteOfWhatIsGone(t *testing.T) {
+	t.Parallel()
+	u := newUpgraded(t)
+	cfg, plan := u.config(gc.Policy{Retain: 3})
+	u.delete(gc.Policy{Retain: 3})
+	r, err := gc.Delete(t.Context(), cfg, plan.Victims())
+	if err != nil || len(r.Backups) != 0 || r.Kept != 3 {
+		t.Errorf("a delete of what another deleted = %+v, %v", r, err)
+	}
+	cfg.Catalog = nil
+	if _, err := gc.Delete(t.Context(), cfg, plan.Victims()); !errors.Is(err, gc.ErrNotBackup) {
+		t.Errorf("a delete of what never was = %v, want %v", err, gc.ErrNotBackup)
+	}
 }
