@@ -139,11 +139,11 @@ func (a *archive) name(night int) string {
 func (a *archive) needs(night int, p pack) bool { return p.night <= night && night < p.night+a.life(p) }
 
 func (a *archive) add(key string, at time.Time, size int64, data []byte) {
-	e := entry{key: key, size: size, time: at.UnixNano()}
+	e := entry{size: size, time: at.UnixNano()}
 	if data != nil {
 		e.size, e.content = int64(len(data)), &content{data: data}
 	}
-	if !a.bucket.put(e) {
+	if !a.bucket.put(key, e) {
 		panic("bench: internal error: " + key + " is there twice")
 	}
 }

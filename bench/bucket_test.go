@@ -8,7 +8,6 @@ import (
 	"io"
 	"iter"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,33 +15,28 @@ import (
 	"time"
 
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/mem"
 	"wal-e/internal/storage/storagetest"
 )
 
 // errNoContent is what reading an object gives of which just the size is kept.
 var errNoContent = errors.New("only the size of this object is kept")
 
-const (
-	pageSize  = 1000 // objects in a page of a listing
-	blockSize = 1024 // entries in a block, at most twice as many
-)
+const pageSize = 1000 // objects in a page of a listing
 
 // A bucket holds the metadata of a large archive in memory. Of packs, index
-// objects and WAL it keeps names and sizes only, so what reads one fails. Keys
-// stand in sorted blocks, so that creating, deleting and listing stay cheap
-// beside a million others.
+// objects and WAL it keeps names and sizes only, so what reads one fails.
 type bucket struct {
 	now func() time.Time
 	rtt time.Duration // how long each request takes
 	// pages counts those that listings took; each is a request.
 	pages atomic.Int64
 
-	mu     sync.RWMutex
-	blocks [][]entry // none is empty
+	mu      sync.RWMutex
+	entries *mem.Table[entry]
 }
 
 type entry struct {
-	key     string
 	size    int64    // bytes
 	time    int64    // nanoseconds since 1970
 	content *content // nil: only the size is kept
@@ -53,17 +47,13 @@ type content struct {
 	meta storage.Meta
 }
 
-func newBucket(now func() time.Time) *bucket { return &bucket{now: now} }
+func newBucket(now func() time.Time) *bucket { return &bucket{now: now, entries: &mem.Table[entry]{}} }
 
 // clone returns a bucket with the same objects, on which a request takes rtt.
 func (b *bucket) clone(rtt time.Duration) *bucket {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	c := &bucket{now: b.now, rtt: rtt, blocks: make([][]entry, len(b.blocks))}
-	for i, block := range b.blocks {
-		c.blocks[i] = slices.Clone(block)
-	}
-	return c
+	return &bucket{now: b.now, rtt: rtt, entries: b.entries.Clone()}
 }
 
 // sizeOnly tells whether just the size of an object is kept.
@@ -76,52 +66,17 @@ func sizeOnly(key string) bool {
 	return false
 }
 
-// find returns the place of key, or where it would go. It is called with mu
-// held, and not on an empty bucket.
-func (b *bucket) find(key string) (block, at int, found bool) {
-	block, found = slices.BinarySearchFunc(b.blocks, key, func(e []entry, key string) int { return strings.Compare(e[0].key, key) })
-	if found {
-		return block, 0, true
-	}
-	block = max(0, block-1)
-	at, found = slices.BinarySearchFunc(b.blocks[block], key, func(e entry, key string) int { return strings.Compare(e.key, key) })
-	return block, at, found
-}
-
 // put adds an entry unless its key is taken.
-func (b *bucket) put(e entry) bool {
+func (b *bucket) put(key string, e entry) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.blocks) == 0 {
-		b.blocks = [][]entry{{e}}
-		return true
-	}
-	i, at, found := b.find(e.key)
-	if found {
-		return false
-	}
-	block := slices.Insert(b.blocks[i], at, e)
-	b.blocks[i] = block
-	if len(block) >= 2*blockSize {
-		b.blocks[i] = slices.Clone(block[:blockSize])
-		b.blocks = slices.Insert(b.blocks, i+1, slices.Clone(block[blockSize:]))
-	}
-	return true
+	return b.entries.Add(key, e)
 }
 
 func (b *bucket) remove(key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.blocks) == 0 {
-		return
-	}
-	i, at, found := b.find(key)
-	if !found {
-		return
-	}
-	if b.blocks[i] = slices.Delete(b.blocks[i], at, at+1); len(b.blocks[i]) == 0 {
-		b.blocks = slices.Delete(b.blocks, i, i+1)
-	}
+	b.entries.Remove(key)
 }
 
 // request lets the time of a request pass.
@@ -147,7 +102,7 @@ func (b *bucket) create(ctx context.Context, key string, r io.Reader, size int64
 	if err := errors.Join(storage.CheckKey(key), storage.CheckMeta(meta), b.request(ctx)); err != nil {
 		return err
 	}
-	e := entry{key: key}
+	var e entry
 	r = storage.ExactReader(ctx, r, size)
 	if sizeOnly(key) {
 		n, err := io.Copy(io.Discard, r)
@@ -169,7 +124,7 @@ func (b *bucket) create(ctx context.Context, key string, r io.Reader, size int64
 		return err
 	}
 	e.time = b.now().UnixNano()
-	if !b.put(e) {
+	if !b.put(key, e) {
 		return storage.ErrExist
 	}
 	return nil
@@ -181,12 +136,11 @@ func (b *bucket) lookup(ctx context.Context, key string) (entry, error) {
 	}
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	if len(b.blocks) > 0 {
-		if i, at, found := b.find(key); found {
-			return b.blocks[i][at], nil
-		}
+	e, found := b.entries.Get(key)
+	if !found {
+		return entry{}, storage.ErrNotExist
 	}
-	return entry{}, storage.ErrNotExist
+	return e, nil
 }
 
 // Get implements storage.Bucket.
@@ -228,7 +182,7 @@ func (b *bucket) Stat(ctx context.Context, key string) (storage.Attributes, erro
 	if err != nil {
 		return storage.Attributes{}, fmt.Errorf("stat %s in %s: %w", key, b.URL(), err)
 	}
-	a := storage.Attributes{Object: e.line()}
+	a := storage.Attributes{Object: e.line(key)}
 	if e.content != nil {
 		a.Meta = maps.Clone(e.content.meta)
 	}
@@ -237,8 +191,8 @@ func (b *bucket) Stat(ctx context.Context, key string) (storage.Attributes, erro
 
 // line returns the entry as a listing shows it: with a key of its own, as it is
 // when it came over a network.
-func (e entry) line() storage.Object {
-	return storage.Object{Key: strings.Clone(e.key), Size: e.size, ModTime: time.Unix(0, e.time).UTC()}
+func (e entry) line(key string) storage.Object {
+	return storage.Object{Key: strings.Clone(key), Size: e.size, ModTime: time.Unix(0, e.time).UTC()}
 }
 
 // List implements storage.Bucket.
@@ -270,19 +224,10 @@ func (b *bucket) List(ctx context.Context, prefix, startAfter string) iter.Seq2[
 func (b *bucket) page(prefix, after string) []storage.Object {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	if len(b.blocks) == 0 {
-		return nil
-	}
-	i, at, _ := b.find(max(prefix, after))
 	page := make([]storage.Object, 0, pageSize)
-	for ; i < len(b.blocks); i, at = i+1, 0 {
-		for _, e := range b.blocks[i][at:] {
-			if len(page) == pageSize || !strings.HasPrefix(e.key, prefix) && e.key > prefix {
-				return page
-			}
-			if strings.HasPrefix(e.key, prefix) && (after == "" || e.key > after) {
-				page = append(page, e.line())
-			}
+	for key, e := range b.entries.From(prefix, after) {
+		if page = append(page, e.line(key)); len(page) == pageSize {
+			break
 		}
 	}
 	return page

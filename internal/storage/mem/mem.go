@@ -10,8 +10,6 @@ import (
 	"io"
 	"iter"
 	"maps"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -31,8 +29,7 @@ type Bucket struct {
 
 	mu      sync.Mutex
 	last    time.Time // of the newest object
-	keys    []string  // sorted
-	objects map[string]object
+	objects Table[object]
 }
 
 type object struct {
@@ -48,7 +45,7 @@ func New(now func() time.Time) *Bucket {
 	if now == nil {
 		now = time.Now
 	}
-	return &Bucket{now: now, objects: make(map[string]object)}
+	return &Bucket{now: now}
 }
 
 // URL implements storage.Bucket.
@@ -79,16 +76,14 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	i, taken := slices.BinarySearch(b.keys, key)
-	if taken {
-		return storage.ErrExist
+	if _, taken := b.objects.Get(key); taken {
+		return storage.ErrExist // before the clock ticks
 	}
 	o := object{data: data.Bytes(), time: b.tick()}
 	if len(meta) > 0 {
 		o.meta = maps.Clone(meta)
 	}
-	b.keys = slices.Insert(b.keys, i, key)
-	b.objects[key] = o
+	b.objects.Add(key, o)
 	return nil
 }
 
@@ -111,7 +106,7 @@ func (b *Bucket) lookup(ctx context.Context, key string) (object, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	o, ok := b.objects[key]
+	o, ok := b.objects.Get(key)
 	if !ok {
 		return object{}, storage.ErrNotExist
 	}
@@ -190,11 +185,10 @@ func (b *Bucket) List(ctx context.Context, prefix, startAfter string) iter.Seq2[
 func (b *Bucket) page(prefix, after string) []storage.Object {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	i, _ := slices.BinarySearch(b.keys, max(prefix, after))
 	var page []storage.Object
-	for ; i < len(b.keys) && len(page) < pageSize && strings.HasPrefix(b.keys[i], prefix); i++ {
-		if key := b.keys[i]; after == "" || key > after {
-			page = append(page, b.objects[key].line(key))
+	for key, o := range b.objects.From(prefix, after) {
+		if page = append(page, o.line(key)); len(page) == pageSize {
+			break
 		}
 	}
 	return page
@@ -218,8 +212,5 @@ func (b *Bucket) Delete(ctx context.Context, keys ...string) error {
 func (b *Bucket) remove(key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if i, ok := slices.BinarySearch(b.keys, key); ok {
-		b.keys = slices.Delete(b.keys, i, i+1)
-		delete(b.objects, key)
-	}
+	b.objects.Remove(key)
 }
