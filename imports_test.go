@@ -23,7 +23,7 @@ func allowed() map[string][]string {
 		"internal/storage/mem":         {"internal/storage"},
 		"internal/storage/s3":          {"internal/storage", "internal/storage/httpx"},
 		"internal/storage/storagetest": {"internal/storage"},
-		"internal/storage/swift":       {"internal/storage"},
+		"internal/storage/swift":       {"internal/storage", "internal/storage/httpx"},
 		"internal/logging":             nil,
 		"internal/pgtest":              {"internal/postgres"},
 		"internal/enginetest":          nil,

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -34,9 +35,10 @@ type SwiftServer struct {
 	Reader     string // has only the rights that a container's ACL gives
 	StorageURL string // of the account that User's tokens are for; empty when Keystone checks tokens
 
-	t     testing.TB
-	dir   string
-	proxy *Process
+	t         testing.TB
+	dir       string
+	memcached string // address
+	proxy     *Process
 
 	mu    sync.Mutex
 	nodes []map[string]*Process // by kind; nil where killed
@@ -88,6 +90,7 @@ func startSwift(t testing.TB, replicas, proxyPort int, keystoneURL string) *Swif
 	for n := range replicas {
 		s.StartNode(n)
 	}
+	s.memcached = fmt.Sprintf("127.0.0.1:%d", data.Memcached)
 	s.proxy = start(t, "swift-proxy", exec.Command(proxy, filepath.Join(s.dir, "proxy.conf"), "-v"),
 		answers(s.URL+"/healthcheck", http.StatusOK))
 	for _, ports := range data.Ports {
@@ -185,6 +188,23 @@ func (s *SwiftServer) Token(t testing.TB) (storageURL, token string) {
 	t.Helper()
 	res := request(t, http.MethodGet, s.AuthURL, http.Header{"X-Auth-User": {s.User}, "X-Auth-Key": {s.Password}}, nil)
 	return res.Header.Get("X-Storage-Url"), res.Header.Get("X-Auth-Token")
+}
+
+// ExpireTokens makes Swift forget all tokens of TempAuth.
+func (s *SwiftServer) ExpireTokens(t testing.TB) {
+	t.Helper()
+	c, err := net.Dial("tcp", s.memcached)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	answer := make([]byte, len("OK\r\n"))
+	if _, err := io.WriteString(c, "flush_all\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, answer); err != nil || string(answer) != "OK\r\n" {
+		t.Fatalf("memcached answers %q, %v", answer, err)
+	}
 }
 
 // CreateContainer creates a container in User's account, with headers such as

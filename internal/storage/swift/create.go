@@ -54,16 +54,18 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 		}
 		size = end - start
 	}
-	if size < 0 {
-		look := make([]byte, firstLook)
-		n, err := io.ReadFull(storage.ExactReader(ctx, r, -1), look)
+	if seek == nil && size <= firstLook {
+		// In memory it can be sent again, with its sum ahead.
+		look := storage.ExactReader(ctx, r, size)
+		var held bytes.Buffer
+		n, err := io.CopyN(&held, look, firstLook+1)
 		switch {
 		case err == nil:
-			return b.createLarge(ctx, key, io.MultiReader(bytes.NewReader(look), r), -1, headers)
-		case err != io.EOF && err != io.ErrUnexpectedEOF:
+			return b.createLarge(ctx, key, io.MultiReader(&held, r), -1, headers)
+		case err != io.EOF:
 			return err
 		}
-		r, size = bytes.NewReader(look[:n]), int64(n)
+		r, size = bytes.NewReader(held.Bytes()), n
 		seek, start = seeker(r)
 	}
 	if size > b.cfg.Largest {
@@ -88,12 +90,6 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 	} else {
 		sum = md5.New()
 		up.r = io.TeeReader(up.r, sum)
-		if size == 0 {
-			// No body is sent, so nobody else finds out that there is one.
-			if _, err := io.Copy(io.Discard, up.r); err != nil {
-				return err
-			}
-		}
 	}
 	got, err := b.exchange(ctx, request{
 		method: http.MethodPut, container: b.cfg.Container, object: b.name(key), headers: headers, upload: up,

@@ -94,14 +94,18 @@ func (b *Bucket) deleteObjects(ctx context.Context, container string, names []st
 			upload:  &upload{r: strings.NewReader(list.String()), size: int64(list.Len()), back: back},
 		})
 		if err == nil {
-			defer res.Body.Close()
-			return b.bulkResult(res.Body)
+			err = b.bulkResult(res.Body)
+			res.Body.Close()
 		}
 		var e *statusError
-		if !errors.As(err, &e) || e.code/100 != 4 || e.code == http.StatusRequestTimeout || e.code == http.StatusTooManyRequests {
+		switch {
+		case err == nil:
+			return nil
+		case !errors.As(err, &e) || e.code/100 != 4 || e.code == http.StatusRequestTimeout || e.code == http.StatusTooManyRequests:
 			return err
 		}
-		// Without the extension the request makes no sense to a server.
+		// Without the extension the request makes no sense to a server. Or the
+		// token ended in the middle: one by one they notice.
 	}
 	for _, name := range names {
 		_, err := b.exchange(ctx, request{method: http.MethodDelete, container: container, object: name})
@@ -114,7 +118,7 @@ func (b *Bucket) deleteObjects(ctx context.Context, container string, names []st
 
 // bulkResult reads what became of a request that deletes many objects. Its
 // status was sent before the first of them was deleted.
-func (b *Bucket) bulkResult(r io.Reader) error {
+func (s *session) bulkResult(r io.Reader) error {
 	result, err := decodeBulk(r)
 	if err != nil {
 		return err
@@ -131,10 +135,10 @@ func (b *Bucket) bulkResult(r io.Reader) error {
 		if err != nil {
 			name = e[0]
 		}
-		return fmt.Errorf("%s: %w", name, b.bulkError(code, e[1]))
+		return fmt.Errorf("%s: %w", name, s.bulkError(code))
 	}
 	if code := leading(result.Status); code/100 != 2 && code != http.StatusNotFound && len(result.Errors) == 0 {
-		return b.bulkError(code, result.Status+" "+result.Body)
+		return s.bulkError(code)
 	}
 	return nil
 }
@@ -142,7 +146,6 @@ func (b *Bucket) bulkResult(r io.Reader) error {
 // A bulkAnswer is what Swift says at the end of a request of many parts.
 type bulkAnswer struct {
 	Status string     `json:"Response Status"`
-	Body   string     `json:"Response Body"`
 	Errors [][]string // name and status
 }
 
@@ -154,8 +157,8 @@ func decodeBulk(r io.Reader) (bulkAnswer, error) {
 	return a, nil
 }
 
-func (b *Bucket) bulkError(code int, text string) error {
-	return b.translate(&swift.Error{StatusCode: code, Text: http.StatusText(code) + ": " + text})
+func (s *session) bulkError(code int) error {
+	return s.translate(&swift.Error{StatusCode: code})
 }
 
 // leading returns the status code that a status line begins with, or 0.

@@ -1,6 +1,7 @@
 package swift
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,15 +12,11 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/ncw/swift/v2"
 
 	"wal-e/internal/storage"
 )
-
-// errSilent is wrapped when a server said nothing for too long.
-var errSilent = errors.New("no answer")
 
 // A request is one to the storage, repeated only to renew a token.
 type request struct {
@@ -69,9 +66,7 @@ func (s *session) exchange(ctx context.Context, r request) (http.Header, error) 
 }
 
 // once makes a request with the token there is.
-func (s *session) once(parent context.Context, r request) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(parent)
-	w := newWatch(s.cfg.Idle, cancel)
+func (s *session) once(ctx context.Context, r request) (*http.Response, error) {
 	options := swift.RequestOpts{
 		Operation: r.method, Container: r.container, ObjectName: r.object, Parameters: r.query,
 		Headers:  swift.Headers{},
@@ -81,48 +76,31 @@ func (s *session) once(parent context.Context, r request) (*http.Response, error
 		options.Headers[k] = v
 	}
 	var body *uploadBody
+	options.Headers["Content-Length"] = "0"
 	if r.upload != nil && r.upload.size != 0 {
-		body = r.upload.body(w)
+		body = &uploadBody{u: r.upload}
 		options.Body = body
 		if r.upload.size > 0 {
 			options.Headers["Content-Length"] = strconv.FormatInt(r.upload.size, 10)
+		} else {
+			delete(options.Headers, "Content-Length")
 		}
-	} else {
-		options.Headers["Content-Length"] = "0"
 	}
 	target, err := s.conn.GetStorageUrl(ctx)
-	if err == nil {
-		var res *http.Response
-		res, _, err = s.conn.Call(ctx, target, options)
+	if err != nil {
+		return nil, err
+	}
+	res, _, err := s.conn.Call(ctx, target, options)
+	if body == nil {
+		return res, err
+	}
+	if rerr := body.stop(); rerr != nil {
 		if err == nil {
-			w.pause()
-			res.Body = &download{ctx: ctx, cancel: cancel, w: w, body: res.Body}
-			if body != nil {
-				err = body.stop()
-			}
-			if err == nil {
-				return res, nil
-			}
 			res.Body.Close()
 		}
+		return nil, rerr
 	}
-	w.pause()
-	cancel(nil)
-	if body != nil {
-		if rerr := body.stop(); rerr != nil {
-			return nil, rerr
-		}
-	}
-	return nil, silence(ctx, parent, s.cfg.Idle, err)
-}
-
-// silence replaces the error of a request that a watch has ended: to the caller
-// nothing was cancelled.
-func silence(ctx, parent context.Context, idle time.Duration, err error) error {
-	if err != nil && parent.Err() == nil && errors.Is(context.Cause(ctx), errSilent) {
-		return fmt.Errorf("%w for %v", errSilent, idle)
-	}
-	return err
+	return res, err
 }
 
 // authenticate gets a token unless there is one. Only one caller does so at a
@@ -137,17 +115,12 @@ func (s *session) authenticate(ctx context.Context) error {
 	if s.conn.Authenticated() {
 		return ctx.Err()
 	}
-	limited, cancel := context.WithTimeout(ctx, s.cfg.Idle)
-	defer cancel()
-	err := s.conn.Authenticate(limited)
+	err := s.conn.Authenticate(ctx)
 	if err == nil {
 		return nil
 	}
 	if cerr := ctx.Err(); cerr != nil {
 		return cerr
-	}
-	if limited.Err() != nil {
-		return fmt.Errorf("log in at %s: %w for %v", s.cfg.AuthURL, errSilent, s.cfg.Idle)
 	}
 	return s.refused(err)
 }
@@ -239,7 +212,9 @@ var errMissing = errors.New("not found")
 
 // scrub hides secrets in what a server said, and shortens it to one line.
 func (s *session) scrub(text string) string {
-	text = strings.ReplaceAll(text, s.cfg.Password, "…")
+	if s.cfg.Password != "" {
+		text = strings.ReplaceAll(text, s.cfg.Password, "…")
+	}
 	text = strings.Join(strings.Fields(text), " ")
 	if len(text) > 200 {
 		text = strings.ToValidUTF8(text[:200], "") + "…"
@@ -278,44 +253,6 @@ func (s *session) noContainer() error {
 	return fmt.Errorf("%w: %w %q: create it, or correct the prefix or the project", storage.ErrInvalid, errNoContainer, s.cfg.Container)
 }
 
-// A watch ends a request in which nothing moves.
-type watch struct {
-	idle  time.Duration
-	timer *time.Timer
-}
-
-func newWatch(idle time.Duration, cancel context.CancelCauseFunc) *watch {
-	return &watch{idle, time.AfterFunc(idle, func() { cancel(errSilent) })}
-}
-
-func (w *watch) pause()  { w.timer.Stop() }
-func (w *watch) resume() { w.timer.Reset(w.idle) }
-
-// A download is the body of an answer. The watch runs while it is waited for,
-// not while the reader is busy elsewhere.
-type download struct {
-	ctx    context.Context // of the request
-	cancel context.CancelCauseFunc
-	w      *watch
-	body   io.ReadCloser
-}
-
-func (d *download) Read(p []byte) (int, error) {
-	d.w.resume()
-	n, err := d.body.Read(p)
-	d.w.pause()
-	if err != nil && err != io.EOF && errors.Is(context.Cause(d.ctx), errSilent) {
-		err = fmt.Errorf("%w for %v", errSilent, d.w.idle)
-	}
-	return n, err
-}
-
-func (d *download) Close() error {
-	d.w.pause()
-	d.cancel(nil) // first: an unread rest isn't waited for
-	return d.body.Close()
-}
-
 // An upload is the body of a request: a reader, and a way back to its beginning
 // if there is one.
 type upload struct {
@@ -345,13 +282,10 @@ func (u *upload) rewind() error {
 	return nil
 }
 
-func (u *upload) body(w *watch) *uploadBody { return &uploadBody{u: u, w: w} }
-
 // An uploadBody is what the transport reads in the background, and no longer
 // than its request is under way.
 type uploadBody struct {
 	u *upload
-	w *watch
 
 	mu   sync.Mutex
 	over bool
@@ -367,9 +301,7 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 	b.u.mu.Lock()
 	b.u.touched = true
 	b.u.mu.Unlock()
-	b.w.pause() // the server doesn't have to answer for a slow reader
 	n, err := b.u.r.Read(p)
-	b.w.resume()
 	if err != nil && err != io.EOF {
 		b.err = err
 	}
@@ -381,7 +313,6 @@ func (b *uploadBody) stop() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.over = true
-	b.w.pause()
 	return b.err
 }
 
@@ -393,17 +324,29 @@ const smallBody = 256 << 10 // bytes
 // the same unless the connection is to be closed, and Swift's server then
 // answers out of turn, which ends the next request. So a connection with an
 // announced body is closed behind it, and a small body isn't announced.
+//
+// The library also drops what a server says of an error when the end of it
+// comes with its last bytes, so there it comes behind them.
 type uploads struct{ http.RoundTripper }
 
 func (u *uploads) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.Header.Get("Expect") == "" {
-		return u.RoundTripper.RoundTrip(req)
+	if req.Header.Get("Expect") != "" {
+		req = req.Clone(req.Context())
+		if req.ContentLength > 0 && req.ContentLength <= smallBody {
+			req.Header.Del("Expect")
+		} else {
+			req.Close = true
+		}
 	}
-	req = req.Clone(req.Context())
-	if req.ContentLength > 0 && req.ContentLength <= smallBody {
-		req.Header.Del("Expect")
-	} else {
-		req.Close = true
+	res, err := u.RoundTripper.RoundTrip(req)
+	if err != nil || res.StatusCode < 400 {
+		return res, err
 	}
-	return u.RoundTripper.RoundTrip(req)
+	defer res.Body.Close()
+	said, err := io.ReadAll(io.LimitReader(res.Body, 1<<10))
+	if err != nil {
+		return nil, err
+	}
+	res.Body = io.NopCloser(bytes.NewReader(said))
+	return res, nil
 }

@@ -38,6 +38,7 @@ import (
 	"github.com/ncw/swift/v2"
 
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/httpx"
 )
 
 // Config says which container is meant, and who asks. Container, AuthURL and
@@ -61,15 +62,14 @@ type Config struct {
 	UserDomain, UserDomainID       string
 	ProjectDomain, ProjectDomainID string
 
-	Transport   http.RoundTripper // nil means one of its own
-	Idle        time.Duration     // how long a server may be silent in the middle of a request; 0 means 60s
+	Transport   http.RoundTripper // nil means one of its own; bodies should wait for a word of the server
+	Idle        time.Duration     // as httpx.Watch takes it
 	Largest     int64             // bytes of the largest object without segments; 0 means 5 GiB, Swift's own limit
 	SegmentSize int64             // bytes; 0 means 256 MiB. Never below 1 MiB: Swift serves smaller ones slowly
 	PageSize    int               // objects in one answer to a listing; 0 means 5000, never more than 10,000
 }
 
 const (
-	defaultIdle    = time.Minute
 	defaultLargest = 5 << 30
 	defaultSegment = 256 << 20
 	defaultPage    = 5000
@@ -107,9 +107,6 @@ func Open(cfg Config) (*Bucket, error) {
 	if cfg.AuthVersion == 0 {
 		cfg.AuthVersion = 2
 	}
-	if cfg.Idle <= 0 {
-		cfg.Idle = defaultIdle
-	}
 	if cfg.Largest <= 0 {
 		cfg.Largest = defaultLargest
 	}
@@ -121,11 +118,17 @@ func Open(cfg Config) (*Bucket, error) {
 		cfg.PageSize = defaultPage
 	}
 	cfg.PageSize = min(cfg.PageSize, largestPage)
-	if cfg.Transport == nil {
-		cfg.Transport = transport()
-	}
 	if err := cfg.check(); err != nil {
 		return nil, err
+	}
+	if cfg.Transport == nil {
+		t, err := httpx.Transport("")
+		if err != nil {
+			return nil, err
+		}
+		// A refused body isn't sent, and can be sent later.
+		t.ExpectContinueTimeout = 5 * time.Second
+		cfg.Transport = t
 	}
 	conn, err := cfg.connection()
 	if err != nil {
@@ -178,7 +181,7 @@ func (c *Config) connection() (*swift.Connection, error) {
 		UserName: c.User, UserId: c.UserID, ApiKey: c.Password,
 		Tenant: c.Project, TenantId: c.ProjectID, Region: c.Region, EndpointType: kind,
 		UserAgent: "wal-e", Retries: -1, ConnectTimeout: never * time.Hour, Timeout: never * time.Hour,
-		Transport: &uploads{c.Transport},
+		Transport: &uploads{httpx.Watch(c.Transport, c.Idle)},
 	}
 	if c.AuthVersion < 3 {
 		return conn, nil
@@ -204,16 +207,6 @@ func endpointType(s string) (swift.EndpointType, error) {
 		return swift.EndpointTypeAdmin, nil
 	}
 	return "", fmt.Errorf("%w: endpoint type %q: want publicURL, internalURL or adminURL", storage.ErrInvalid, s)
-}
-
-// transport is for a bucket that was given none. Bodies wait for the server's
-// word that it wants them, so a refused one is not sent, and can be sent later.
-func transport() http.RoundTripper {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.MaxIdleConnsPerHost = 64
-	t.ExpectContinueTimeout = 5 * time.Second
-	t.DisableCompression = true
-	return t
 }
 
 // URL implements storage.Bucket.
