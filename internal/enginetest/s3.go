@@ -1,0 +1,76 @@
+package enginetest
+
+import (
+	"context"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+)
+
+// An S3Server speaks the protocol of S3 on 127.0.0.1, in plain HTTP and with the
+// bucket in the path unless it is said otherwise.
+type S3Server struct {
+	*Process
+	Addr      string // HOST:PORT
+	AccessKey string
+	SecretKey string
+	Region    string
+}
+
+// Endpoint is what WALE_S3_ENDPOINT is set to.
+func (s *S3Server) Endpoint() string { return "http+path://" + s.Addr }
+
+// Env returns the variables of a prefix on the server.
+func (s *S3Server) Env(bucket, path string) map[string]string {
+	return map[string]string{
+		"WALE_S3_PREFIX":        "s3://" + bucket + "/" + path,
+		"WALE_S3_ENDPOINT":      s.Endpoint(),
+		"AWS_ACCESS_KEY_ID":     s.AccessKey,
+		"AWS_SECRET_ACCESS_KEY": s.SecretKey,
+		"AWS_REGION":            s.Region,
+	}
+}
+
+// Client returns the SDK's client with all rights.
+func (s *S3Server) Client() *s3.Client {
+	return s3.New(s3.Options{
+		Region: s.Region, BaseEndpoint: aws.String("http://" + s.Addr), UsePathStyle: true,
+		Credentials:                credentials.NewStaticCredentialsProvider(s.AccessKey, s.SecretKey, ""),
+		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired,
+	})
+}
+
+// CreateBucket makes an empty bucket.
+func (s *S3Server) CreateBucket(t testing.TB, name string) {
+	t.Helper()
+	if err := s.createBucket(t.Context(), name); err != nil {
+		t.Fatalf("create bucket %s on %s: %v", name, s.Addr, err)
+	}
+}
+
+func (s *S3Server) createBucket(ctx context.Context, name string) error {
+	_, err := s.Client().CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &name})
+	return err
+}
+
+// Session returns credentials that may do what the server's own may and policy
+// (JSON; empty: everything) allows.
+func (s *S3Server) Session(t testing.TB, policy string) (accessKey, secretKey, token string) {
+	t.Helper()
+	client := sts.New(sts.Options{
+		Region: s.Region, BaseEndpoint: aws.String("http://" + s.Addr),
+		Credentials: credentials.NewStaticCredentialsProvider(s.AccessKey, s.SecretKey, ""),
+	})
+	in := &sts.AssumeRoleInput{RoleArn: aws.String("arn:aws:iam::123456789012:role/any"), RoleSessionName: aws.String("test")}
+	if policy != "" {
+		in.Policy = &policy
+	}
+	out, err := client.AssumeRole(t.Context(), in)
+	if err != nil {
+		t.Fatalf("session on %s: %v", s.Addr, err)
+	}
+	return *out.Credentials.AccessKeyId, *out.Credentials.SecretAccessKey, *out.Credentials.SessionToken
+}
