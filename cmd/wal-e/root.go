@@ -90,6 +90,8 @@ func subcommands(a *app) []*cobra.Command {
 		newWALPushCommand(a),
 		newWALFetchCommand(a),
 		newWALPrefetchCommand(a),
+		newWALShowCommand(a),
+		newWALVerifyCommand(a),
 		newVersionCommand(a),
 		newEnvironmentTopic(),
 		newExitStatusTopic(),
