@@ -7,7 +7,6 @@ package compat
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"wal-e/internal/storage"
@@ -67,17 +66,4 @@ func holds(ctx context.Context, b storage.Bucket, prefixes ...string) (bool, err
 		}
 	}
 	return false, nil
-}
-
-// HoldsWAL reports whether the classic archive in b holds the WAL file name,
-// with one request.
-func HoldsWAL(ctx context.Context, b storage.Bucket, name string) (bool, error) {
-	key := "wal_005/" + name + ".lzo"
-	switch _, err := b.Stat(ctx, key); {
-	case errors.Is(err, storage.ErrNotExist):
-		return false, nil
-	case err != nil:
-		return false, fmt.Errorf("compat: look for %s in %s: %w", key, b.URL(), err)
-	}
-	return true, nil
 }

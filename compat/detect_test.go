@@ -82,16 +82,3 @@ func (u unlistable) List(ctx context.Context, prefix, after string) iter.Seq2[st
 	}
 	return u.Bucket.List(ctx, prefix, after)
 }
-
-func TestHoldsWAL(t *testing.T) {
-	t.Parallel()
-	b := mem.New(nil)
-	if err := storage.CreateBytes(t.Context(), b, "wal_005/00000002.history.lzo", []byte("x"), nil); err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]bool{"00000002.history": true, "00000003.history": false, "00000002": false} {
-		if got, err := compat.HoldsWAL(t.Context(), b, name); err != nil || got != want {
-			t.Errorf("HoldsWAL(%s) = %t, %v, want %t", name, got, err, want)
-		}
-	}
-}

@@ -146,10 +146,15 @@ func backupFetch(ctx context.Context, s *session, f fetchFlags, dir, query strin
 		return err
 	}
 	found, err := backup.Find(ctx, backup.FindConfig{Bucket: b, Query: query, System: f.system, Recover: recovery})
-	if err != nil {
-		if errors.Is(err, storage.ErrNotExist) {
-			err = errors.Join(err, s.warnClassic(ctx, b))
+	if recovery == nil || found == nil {
+		switch classic, ok, cerr := classicInstead(ctx, b, query, found, err); {
+		case cerr != nil:
+			return cerr
+		case ok:
+			return fetchClassicBackup(ctx, s, b, f, dir, classic)
 		}
+	}
+	if err != nil {
 		return explainQuery(query, err)
 	}
 	store, err := chunkstore.Open(ctx, b, s.log)

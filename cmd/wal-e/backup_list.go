@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"wal-e/backup"
-	"wal-e/compat"
 	"wal-e/internal/storage"
 )
 
@@ -48,37 +47,20 @@ func backupList(ctx context.Context, s *session, query string, detail, asJSON bo
 	if err != nil {
 		return err
 	}
-	list, err := backup.List(ctx, b, query)
+	list, err := listBoth(ctx, b, query, detail || asJSON)
 	if err != nil && !errors.Is(err, backup.ErrBadQuery) && list == nil {
 		return err
 	}
 	if asJSON {
 		if list == nil {
-			list = []backup.Listed{}
+			list = []listed{}
 		}
 		return errors.Join(err, json.NewEncoder(s.stdout).Encode(list))
 	}
 	if werr := printList(s.stdout, list, detail); werr != nil {
 		return werr
 	}
-	if err == nil && len(list) == 0 {
-		return s.warnClassic(ctx, b)
-	}
 	return explainQuery(query, err)
-}
-
-// warnClassic says that an archive in which no backup was found holds classic
-// ones. Without it, a list that is empty reads as if they were gone.
-func (s *session) warnClassic(ctx context.Context, b storage.Bucket) error {
-	contents, err := compat.Detect(ctx, b)
-	if err != nil {
-		return err
-	}
-	if contents.Classic {
-		s.log.WarnContext(ctx, fmt.Sprintf("the archive holds classic backups, and reading those is %v", errNotBuilt),
-			"detail", "Prefix "+s.prefix.String()+".", "hint", "Use classic WAL-E to list and restore them.")
-	}
-	return nil
 }
 
 const hintBackups = "wal-e backup-list prints those that there are."
@@ -107,7 +89,7 @@ func explainQuery(query string, err error) error {
 
 // printList writes the classic table. Without detail its columns are there but
 // empty.
-func printList(w io.Writer, list []backup.Listed, detail bool) error {
+func printList(w io.Writer, list []listed, detail bool) error {
 	const line = "%s\t%s\t%s\t%s\t%s\t%s\t%s\r\n"
 	if _, err := fmt.Fprintf(w, line, "name", "last_modified", "expanded_size_bytes", "wal_segment_backup_start",
 		"wal_segment_offset_backup_start", "wal_segment_backup_stop", "wal_segment_offset_backup_stop"); err != nil {
@@ -116,7 +98,10 @@ func printList(w io.Writer, list []backup.Listed, detail bool) error {
 	for _, l := range list {
 		var size, stop, offset string
 		if detail {
-			size, stop, offset = strconv.FormatInt(l.ExpandedSize, 10), l.StopSegment, l.StopSegmentOffset
+			if l.ExpandedSize >= 0 {
+				size = strconv.FormatInt(l.ExpandedSize, 10)
+			}
+			stop, offset = l.StopSegment, l.StopSegmentOffset
 		}
 		if _, err := fmt.Fprintf(w, line, l.Name, l.LastModified.UTC().Format(listTime), size,
 			l.StartSegment, l.StartSegmentOffset, stop, offset); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"wal-e/backup"
+	"wal-e/compat"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 	"wal-e/wal"
@@ -76,23 +77,42 @@ func verify(ctx context.Context, s *session, f verifyFlags, query string) error 
 		}
 	}
 	report, err := backup.Verify(ctx, cfg)
-	if err == nil && len(report.Backups)+len(report.Problems) == 0 {
-		err = s.warnClassic(ctx, b)
+	ours := 0
+	if report != nil {
+		ours = len(report.Backups) + len(report.Problems)
 	}
-	if err != nil && (report == nil || len(report.Backups)+len(report.Problems) == 0) {
+	var classic []*compat.Verified
+	if err == nil || ours > 0 || errors.Is(err, storage.ErrNotExist) || errors.Is(err, backup.ErrBadQuery) {
+		var cerr error
+		if classic, cerr = verifyClassic(ctx, s, b, f, query, ours); cerr != nil {
+			return errors.Join(err, cerr)
+		}
+	}
+	if len(classic) > 0 && ours == 0 {
+		err = nil // the query means a classic one
+	}
+	if err != nil && ours == 0 {
 		if query != "" && errors.Is(err, storage.ErrNotExist) {
 			return &message{text: fmt.Sprintf("no backup %s in %s", query, s.prefix), hint: hintBackups, err: err}
 		}
 		return explainQuery(query, err)
 	}
-	if report != nil {
-		if f.json {
-			err = errors.Join(err, json.NewEncoder(s.stdout).Encode(report))
-		} else {
-			err = errors.Join(err, printVerified(s.stdout, report, f))
-		}
+	if report == nil {
+		report = &backup.VerifyReport{}
 	}
-	return err
+	if f.json {
+		return errors.Join(err, classicDamage(classic), json.NewEncoder(s.stdout).Encode(verifyReport{report, classic}))
+	}
+	if ours > 0 || len(classic) == 0 {
+		err = errors.Join(err, printVerified(s.stdout, report, f))
+	}
+	return errors.Join(err, printClassicVerified(s.stdout, classic, f), classicDamage(classic))
+}
+
+// A verifyReport is what --json prints.
+type verifyReport struct {
+	*backup.VerifyReport
+	Classic []*compat.Verified `json:"classic,omitempty"` // classic backups
 }
 
 func printVerified(w io.Writer, r *backup.VerifyReport, f verifyFlags) error {

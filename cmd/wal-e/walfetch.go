@@ -110,7 +110,7 @@ func (f *fetch) fromArchive(ctx context.Context, cfg wal.Config) (wal.Fetched, e
 	cfg.Bucket = b
 	fetched, err := wal.Fetch(ctx, cfg, f.name, f.dest)
 	if errors.Is(err, wal.ErrNotFound) {
-		return wal.Fetched{}, f.explainAbsence(ctx, b, f.name, err)
+		return f.fetchClassicWAL(ctx, b, cfg.System, f.name, f.dest, err)
 	}
 	if err != nil {
 		return wal.Fetched{}, err
@@ -130,19 +130,8 @@ func (f *fetch) fetchAhead(ctx context.Context, ahead wal.Ahead, cfg wal.Config)
 	}
 }
 
-// explainAbsence returns absent if there is nothing to be found, in any layout.
-func (s *session) explainAbsence(ctx context.Context, b storage.Bucket, name string, absent error) error {
-	classic, err := compat.HoldsWAL(ctx, b, name)
-	switch {
-	case err != nil:
-		return err
-	case classic:
-		return &message{
-			text: fmt.Sprintf("%s is in %s in the classic layout, and reading that is %v", name, s.prefix, errNotBuilt),
-			hint: "Use classic WAL-E in restore_command to recover from a classic archive.",
-			err:  errNotBuilt,
-		}
-	}
+// explainAbsence returns absent if the archive is there, in any layout.
+func (s *session) explainAbsence(ctx context.Context, b storage.Bucket, absent error) error {
 	if s.prefix.scheme == "file" {
 		contents, err := compat.Detect(ctx, b)
 		if err != nil {

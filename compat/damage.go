@@ -1,0 +1,23 @@
+package compat
+
+import (
+	"archive/tar"
+	"errors"
+
+	"wal-e/compat/lzop"
+	"wal-e/internal/storage"
+)
+
+// isDamage tells errors that say something of an object, and not of the way to
+// it. What can't be decrypted is not among them: the key may just not be here.
+func isDamage(err error) bool {
+	for _, kind := range []error{
+		lzop.ErrFormat, lzop.ErrDamaged, lzop.ErrUnsupported, ErrNotClassic, ErrBadMember, ErrIncomplete, ErrBadWAL,
+		tar.ErrHeader, tar.ErrFieldTooLong, storage.ErrNotExist,
+	} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
