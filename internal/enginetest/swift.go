@@ -37,7 +37,8 @@ type SwiftServer struct {
 
 	t         testing.TB
 	dir       string
-	memcached string // address
+	keystone  *KeystoneServer // nil: TempAuth
+	memcached string          // address
 	proxy     *Process
 
 	mu    sync.Mutex
@@ -186,11 +187,15 @@ func (s *SwiftServer) PendingListings(t testing.TB) int {
 // Token returns the storage URL of User's account and a token for it.
 func (s *SwiftServer) Token(t testing.TB) (storageURL, token string) {
 	t.Helper()
+	if s.keystone != nil {
+		return s.URL + "/v1/AUTH_" + s.keystone.project, s.keystone.token(t)
+	}
 	res := request(t, http.MethodGet, s.AuthURL, http.Header{"X-Auth-User": {s.User}, "X-Auth-Key": {s.Password}}, nil)
 	return res.Header.Get("X-Storage-Url"), res.Header.Get("X-Auth-Token")
 }
 
-// ExpireTokens makes Swift forget all tokens of TempAuth.
+// ExpireTokens makes Swift forget all tokens of TempAuth. Those of Keystone it
+// only asks about anew.
 func (s *SwiftServer) ExpireTokens(t testing.TB) {
 	t.Helper()
 	c, err := net.Dial("tcp", s.memcached)

@@ -382,3 +382,57 @@ func testTokensExpire(t *testing.T, s *enginetest.SwiftServer) {
 		t.Errorf("List() = %q, want nothing", got)
 	}
 }
+
+// Keystone gives tokens of auth v3.
+func TestKeystone(t *testing.T) {
+	t.Parallel()
+	k := enginetest.Keystone(t)
+	s := k.Swift(t, 1)
+	s.CreateContainer(t, "v3", nil)
+	cfg := swift.Config{
+		Container: "v3", AuthVersion: 3, AuthURL: k.URL,
+		User: s.User, Password: s.Password, Project: enginetest.KeystoneProject,
+	}
+	for name, change := range map[string]func(*swift.Config){
+		"plain":         func(*swift.Config) {},
+		"domain names":  func(c *swift.Config) { c.UserDomain, c.ProjectDomain = "Default", "Default" },
+		"domain ids":    func(c *swift.Config) { c.UserDomainID, c.ProjectDomainID = "default", "default" },
+		"region":        func(c *swift.Config) { c.Region = enginetest.KeystoneRegion },
+		"endpoint type": func(c *swift.Config) { c.EndpointType = "internalURL" },
+	} {
+		changed := cfg
+		change(&changed)
+		b := open(t, changed)
+		create(t, b, name, []byte("content"))
+		check(t, b, name, []byte("content"))
+	}
+	b := open(t, cfg)
+	if err := b.Create(t.Context(), "large", plain{bytes.NewReader(random(9 << 20))}, -1, nil); err != nil {
+		t.Errorf("Create of a large object = %v, want nil", err)
+	}
+	check(t, b, "large", random(9<<20))
+	if err := b.Delete(t.Context(), keys(t, b, "")...); err != nil {
+		t.Errorf("Delete = %v, want nil", err)
+	}
+	if got := keys(t, b, ""); len(got) > 0 {
+		t.Errorf("List() = %q, want nothing", got)
+	}
+	for name, change := range map[string]func(*swift.Config){
+		"password":      func(c *swift.Config) { c.Password = "not the password" },
+		"user":          func(c *swift.Config) { c.User = "nobody" },
+		"project":       func(c *swift.Config) { c.Project = "other" },
+		"domain":        func(c *swift.Config) { c.UserDomain = "Other" },
+		"region":        func(c *swift.Config) { c.Region = "RegionTwo" },
+		"endpoint type": func(c *swift.Config) { c.EndpointType = "adminURL" },
+		"URL":           func(c *swift.Config) { c.AuthURL = strings.TrimSuffix(k.URL, "/v3") },
+		"version":       func(c *swift.Config) { c.AuthVersion = 2 },
+	} {
+		changed := cfg
+		change(&changed)
+		_, err := open(t, changed).Stat(t.Context(), "key")
+		if !errors.Is(err, storage.ErrPermission) && !errors.Is(err, storage.ErrInvalid) {
+			t.Errorf("Stat with another %s = %v, want %v or %v", name, err, storage.ErrPermission, storage.ErrInvalid)
+		}
+		checkSecret(t, err, changed.Password)
+	}
+}
