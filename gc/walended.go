@@ -24,7 +24,7 @@ import (
 //
 //   - a tombstone of one stands, which no collection removes before it has
 //     condemned the WAL (so a delete that was stopped is finished by any later
-//     collection), or
+//     collection), and another system got a backup after its last WAL, or
 //   - retention found that the history has ended and keeps at most single
 //     backups of it, each with just its own WAL.
 //
@@ -66,7 +66,7 @@ func (c *collector) findEnded(ctx context.Context, orphans map[string][]storage.
 			continue // its segment size isn't known, so it has no floor
 		}
 		newest := slices.MaxFunc(files, func(a, b storage.Object) int { return a.ModTime.Compare(b.ModTime) }).ModTime
-		if d, ok := last[system]; ok && !newest.After(d.at) {
+		if d, ok := last[system]; ok && !newest.After(d.at) && c.followed(system, newest) {
 			ended[system] = d.size
 			continue
 		}
@@ -76,6 +76,14 @@ func (c *collector) findEnded(ctx context.Context, orphans map[string][]storage.
 		}
 	}
 	return ended, nil
+}
+
+// followed tells whether another system got a backup after a time by the store's
+// clock.
+func (c *collector) followed(system string, after time.Time) bool {
+	return slices.ContainsFunc(c.before.of(valid), func(r *run) bool {
+		return r.outcome.system != system && r.Outcome != nil && r.Outcome.ModTime.After(after)
+	})
 }
 
 // isSegment tells whether a WAL file has a place in the log.

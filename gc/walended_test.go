@@ -199,6 +199,14 @@ func TestNotEnded(t *testing.T) {
 			u.tombstones(u.old...)
 			createRun(u.t, u.b, retained{segment: 535, run: 7}.backup(), "")
 		}, gc.Config{}, 40},
+		"nothing came after": {func(u *upgraded) {
+			u.tombstones(u.old...)
+			for _, b := range u.new {
+				if err := u.b.Delete(u.t.Context(), b.Ref.IntentKey(), b.Ref.OutcomeKey()); err != nil {
+					u.t.Fatal(err)
+				}
+			}
+		}, gc.Config{}, 40},
 		"deleted just now": {func(u *upgraded) { u.tombstones(u.old...) }, gc.Config{Grace: day}, 40},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -243,7 +251,9 @@ func TestPushOfAnEndedSystem(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
 	first := a.push(10, [extents]int{})
-	a.delete(a.config(), first)
+	cfg := a.config()
+	cfg.Ended = []gc.EndedSystem{{System: system, SegmentSize: segmentSize, Heard: a.now}}
+	a.delete(cfg, first)
 	if left := keysOf(t, a.b, "wal_006/"); len(left) != 0 {
 		t.Fatalf("WAL left: %v", left)
 	}
