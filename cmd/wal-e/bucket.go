@@ -47,6 +47,8 @@ func (s *session) openStore(u use) (storage.Bucket, error) {
 			return mounted{Bucket: b, dir: p.dir(), wait: u.patience > 0}, nil
 		}
 		return b, nil
+	case "s3":
+		return s.openS3()
 	case "swift":
 		return s.openSwift()
 	default:

@@ -130,7 +130,7 @@ func TestCredentials(t *testing.T) {
 		}
 		return a.loadConfig()
 	}
-	env := environ{"WALE_S3_PREFIX": "s3://b", "AWS_ACCESS_KEY_ID": "v", "WABS_ACCOUNT_NAME": "v"}
+	env := environ{"WALE_S3_PREFIX": "s3://b", "AWS_ACCESS_KEY_ID": "v", "AWS_SECRET_ACCESS_KEY": "v", "WABS_ACCOUNT_NAME": "v"}
 	for _, tc := range []struct {
 		args    []string
 		profile string

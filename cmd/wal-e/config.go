@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"wal-e/compat"
+	"wal-e/internal/storage/s3"
 	"wal-e/internal/storage/swift"
 )
 
@@ -17,6 +18,7 @@ import (
 type config struct {
 	prefix        prefix
 	credentials   credentials
+	s3            s3.Config     // zero unless the prefix is in S3
 	swift         swift.Config  // zero unless the prefix is in Swift
 	stateRoot     string        // absolute; local state of all prefixes
 	layout        compat.Layout // "" when nobody said
@@ -54,6 +56,7 @@ func (a *app) loadConfig() (config, error) {
 	r.complain(err)
 	r.complain(checkEncryption(a.flags, a.env))
 	c.credentials = r.credentials(a.flags, c.prefix.scheme)
+	c.s3 = r.s3(a.flags, c.prefix, c.credentials)
 	c.swift = r.swift(c.prefix)
 	c.stateRoot = r.stateRoot()
 	c.layout = r.layout()

@@ -19,6 +19,7 @@ type globalFlags struct {
 	gpgKeyID    string
 	gpgKeyIDSet bool // also to an empty string
 	terse       bool
+	iKnow       bool // that objects in cold storage classes can't be read at once
 }
 
 func (f *globalFlags) bind(set *pflag.FlagSet) {
@@ -33,6 +34,7 @@ func (f *globalFlags) bind(set *pflag.FlagSet) {
 	set.StringVarP(&f.wabsAccountName, "wabs-account-name", "a", "", "Azure storage `ACCOUNT` (WABS_ACCOUNT_NAME)")
 	set.StringVar(&f.gsAccessKeyID, "gs-access-key-id", "", "`KEY` without effect; accepted because classic WAL-E did")
 	set.StringVar(&f.gpgKeyID, "gpg-key-id", "", "encrypt to this `KEY` (WALE_GPG_KEY_ID); not built into this version")
+	set.BoolVar(&f.iKnow, "i-know", false, "let WALE_S3_STORAGE_CLASS be one that must be restored before it can be read")
 	set.BoolVar(&f.terse, "terse", false, "log only warnings and errors")
 }
 

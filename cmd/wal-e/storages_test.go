@@ -28,6 +28,7 @@ func storageCases() []storageCase {
 		[]storageCase{{name: "file", open: func(t *testing.T) map[string]string {
 			return map[string]string{"WALE_FILE_PREFIX": "file://localhost" + filepath.Join(pgtest.TempDir(t), "archive")}
 		}}},
+		s3Cases(),
 		swiftCases(),
 	)
 }
