@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -291,7 +290,7 @@ func (s *sim) read(ctx context.Context, c *simstore.Client, chance uint64) {
 	if err != nil || o.Result != chunkstore.Commit {
 		return
 	}
-	table, err := index.Open(filepath.Join(s.dir, c.Name()), prefixID)
+	table, err := s.openTable(c.Name())
 	if err != nil {
 		return
 	}

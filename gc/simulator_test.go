@@ -50,7 +50,10 @@ func (s *sim) settle() error {
 	if err := s.checkEmpty(); err != nil {
 		return err
 	}
-	return s.checkQuiet()
+	if err := s.checkQuiet(); err != nil {
+		return err
+	}
+	return s.restoreAll()
 }
 
 // collectCalmly runs one collection without faults. It must succeed.

@@ -107,7 +107,8 @@ func appendTrailer(f *os.File) error {
 // of the trailer.
 func sumFile(f *os.File, n int64, trailer []byte) (uint32, error) {
 	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
-	if _, err := io.Copy(h, bufio.NewReaderSize(io.NewSectionReader(f, 0, n), 1<<20)); err != nil {
+	size := int(min(max(n, 4<<10), 1<<20)) // small tables are many
+	if _, err := io.Copy(h, bufio.NewReaderSize(io.NewSectionReader(f, 0, n), size)); err != nil {
 		return 0, err
 	}
 	_, _ = h.Write(trailer) // a hash never fails to write
