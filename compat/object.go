@@ -40,6 +40,8 @@ func openObject(ctx context.Context, b storage.Bucket, key string, decrypt Decry
 	case err != nil && err != io.EOF:
 		return nil, errors.Join(o.wrap(err), o.Close())
 	case string(head) == lzop.Magic:
+	case len(head) == 0:
+		return nil, errors.Join(o.wrap(fmt.Errorf("%w: it is empty", ErrNotClassic)), o.Close())
 	case !isOpenPGP(head):
 		return nil, errors.Join(o.wrap(fmt.Errorf("%w: it begins with %x", ErrNotClassic, head)), o.Close())
 	case decrypt == nil:
