@@ -63,9 +63,10 @@ type sim struct {
 	failed string
 
 	outcomes   map[string]*chunkstore.Outcome // by key: an outcome never changes
-	committing int                            // pushes that no lifecycle rule may disturb any more
-	lsn        uint64                         // segment at which the cluster is
-	versions   [extents]int                   // the cluster's content now
+	wal        map[*chunkstore.Outcome][]string
+	committing int          // pushes that no lifecycle rule may disturb any more
+	lsn        uint64       // segment at which the cluster is
+	versions   [extents]int // the cluster's content now
 	spawned    int
 	kinds      map[string]int
 	lifecycle  bool
@@ -108,7 +109,7 @@ func page(i, version int) []byte {
 // runSeed runs one seed to its end. It returns what went wrong, and the trace.
 func runSeed(t *testing.T, seed uint64, sc scenario, dir string, store *chunkstore.Store) (*sim, string) {
 	t.Helper()
-	s := &sim{seed: seed, sc: sc, shared: store, dir: filepath.Join(dir, fmt.Sprint(seed)), outcomes: make(map[string]*chunkstore.Outcome), kinds: make(map[string]int), lsn: 10}
+	s := &sim{seed: seed, sc: sc, shared: store, dir: filepath.Join(dir, fmt.Sprint(seed)), outcomes: make(map[string]*chunkstore.Outcome), kinds: make(map[string]int), wal: make(map[*chunkstore.Outcome][]string), lsn: 10}
 	synctest.Test(t, func(t *testing.T) {
 		if err := s.run(); err != nil && s.failed == "" {
 			s.failed = err.Error()
@@ -123,7 +124,7 @@ func runSeed(t *testing.T, seed uint64, sc scenario, dir string, store *chunksto
 func (s *sim) fail(format string, args ...any) {
 	if s.failed == "" {
 		s.failed = fmt.Sprintf("step %d: ", s.w.Steps) + fmt.Sprintf(format, args...)
-		s.w.Trace = append(s.w.Trace, "VIOLATION "+s.failed)
+		s.w.Note("VIOLATION " + s.failed)
 	}
 }
 
@@ -394,12 +395,22 @@ func (s *sim) whoNeeds(pack string) (chunkstore.Ref, bool) {
 // checkWAL is called when a WAL file was removed.
 func (s *sim) checkWAL(key string) {
 	for ref, o := range s.backups() {
-		for _, k := range walKeys(o) {
+		for _, k := range s.walKeys(o) {
 			if k == key {
 				s.fail("WAL file %s was removed, which backup %s needs", key, ref)
 			}
 		}
 	}
+}
+
+// walKeys are the WAL files that a backup needs.
+func (s *sim) walKeys(o *chunkstore.Outcome) []string {
+	keys, known := s.wal[o]
+	if !known {
+		keys = walKeys(o)
+		s.wal[o] = keys
+	}
+	return keys
 }
 
 func walKeys(o *chunkstore.Outcome) []string {
@@ -430,7 +441,7 @@ func (s *sim) checkNew(key string) {
 // restore reads a backup from the store as it is and compares it.
 func (s *sim) restore(ref chunkstore.Ref, o *chunkstore.Outcome) error {
 	ctx := contextForOracle()
-	for _, key := range walKeys(o) {
+	for _, key := range s.walKeys(o) {
 		if _, err := s.w.Direct().Stat(ctx, key); err != nil {
 			return fmt.Errorf("WAL %s: %w", key, err)
 		}

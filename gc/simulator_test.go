@@ -154,7 +154,7 @@ func TestSimulator(t *testing.T) {
 			t.Fatal(err)
 		}
 		s, failed := runSeed(t, seed, baseline(seed), simDir(t), newStore(t))
-		t.Logf("%s\nsteps %d, faults %d, processes %v\n%s", strings.Join(s.w.Trace, "\n"), s.w.Steps, s.w.Faults, s.kinds, failed)
+		t.Logf("%s\nsteps %d, faults %d, processes %v\n%s", strings.Join(s.w.Trace(), "\n"), s.w.Steps, s.w.Faults, s.kinds, failed)
 		if failed != "" {
 			t.Fail()
 		}

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 )
 
@@ -24,9 +25,9 @@ type ID [Size]byte
 
 // encoding is Crockford's base 32: its order is the order of the bytes, and it
 // has no letters that are mistaken for digits.
-func encoding() *base32.Encoding {
+var encoding = sync.OnceValue(func() *base32.Encoding {
 	return base32.NewEncoding("0123456789ABCDEFGHJKMNPQRSTVWXYZ").WithPadding(base32.NoPadding)
-}
+})
 
 // New makes an ID for a push that begins at now, with randomness from rnd (nil
 // means the system's).

@@ -48,7 +48,7 @@ type World struct {
 
 	Steps  int // requests served
 	Faults int // things that went wrong
-	Trace  []string
+	trace  []event
 
 	mu      sync.Mutex // guards what processes touch
 	pending []*request
@@ -226,16 +226,9 @@ func (w *World) answer(r *request) {
 		w.note(r, "answer lost")
 		a = answer{err: ErrLost}
 	} else {
-		w.note(r, result(a))
+		w.noteResult(r, "ok", a.err)
 	}
 	r.done <- a
-}
-
-func result(a answer) string {
-	if a.err != nil {
-		return a.err.Error()
-	}
-	return "ok"
 }
 
 // apply does what a request asks for. A delete of several objects may take
@@ -294,7 +287,7 @@ func (w *World) changed(c Change) {
 // Remove removes an object as nobody's doing.
 func (w *World) Remove(key string) {
 	w.Faults++
-	w.Trace = append(w.Trace, "lifecycle removes "+key)
+	w.Note("lifecycle removes " + key)
 	w.content.remove(key)
 	w.was[key] = true
 }
@@ -392,8 +385,43 @@ func (w *World) End() {
 	w.running.Wait()
 }
 
-func (w *World) note(r *request, what string) {
-	w.Trace = append(w.Trace, fmt.Sprintf("%4d %-12s %-6s %s %s: %s", w.Steps, r.client.name, r.op, strings.Join(r.keys, " "), r.after, what))
+// An event is a line of the trace, not yet put into words: few are read.
+type event struct {
+	step   int
+	client string
+	op     op
+	keys   []string
+	after  string
+	what   string
+	err    error
+}
+
+func (e event) String() string {
+	if e.client == "" {
+		return e.what
+	}
+	if e.err != nil {
+		e.what = e.err.Error()
+	}
+	return fmt.Sprintf("%4d %-12s %-6s %s %s: %s", e.step, e.client, e.op, strings.Join(e.keys, " "), e.after, e.what)
+}
+
+func (w *World) note(r *request, what string) { w.noteResult(r, what, nil) }
+
+func (w *World) noteResult(r *request, what string, err error) {
+	w.trace = append(w.trace, event{step: w.Steps, client: r.client.name, op: r.op, keys: r.keys, after: r.after, what: what, err: err})
+}
+
+// Note adds a line to the trace.
+func (w *World) Note(line string) { w.trace = append(w.trace, event{what: line}) }
+
+// Trace is what has happened, one line for each thing.
+func (w *World) Trace() []string {
+	lines := make([]string, len(w.trace))
+	for i, e := range w.trace {
+		lines[i] = e.String()
+	}
+	return lines
 }
 
 // Clients are the processes that were begun.
