@@ -2,6 +2,7 @@ package enginetest
 
 import (
 	"crypto/rand"
+	_ "embed"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -14,6 +15,9 @@ import (
 	"testing"
 	"time"
 )
+
+//go:embed testdata/keystone.py
+var keystoneScript string
 
 // KeystoneUser and the others are what a Keystone knows besides its
 // administrator: a user in a project, both in the domain Default.
@@ -62,21 +66,8 @@ password_hash_rounds = 4
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, arguments := range [][]string{
-		{"db_sync"},
-		{
-			"bootstrap", "--bootstrap-password", "admin", "--bootstrap-region-id", KeystoneRegion,
-			"--bootstrap-public-url", k.URL, "--bootstrap-internal-url", k.URL, "--bootstrap-admin-url", k.URL,
-		},
-	} {
-		// It complains about its own threads when it ends.
-		cmd := exec.CommandContext(t.Context(), program(t, "keystone", "keystone-manage"), append([]string{"--config-file", conf}, arguments...)...)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("keystone-manage %s: %v\n%s", arguments[0], err, out)
-		}
-	}
-	cmd := exec.Command(program(t, "keystone", "keystone-wsgi-public"), "--host", "127.0.0.1", "--port", fmt.Sprint(k.port))
-	cmd.Env = append(os.Environ(), "OS_KEYSTONE_CONFIG_FILES="+conf)
+	program(t, "keystone", "keystone-wsgi-public")
+	cmd := exec.Command("/usr/bin/python3", "-c", keystoneScript, conf, fmt.Sprint(k.port), k.URL, KeystoneRegion)
 	start(t, "keystone", cmd, answers(k.URL, http.StatusOK))
 	k.populate(t)
 	return k
