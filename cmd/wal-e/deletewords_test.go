@@ -2,12 +2,16 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"wal-e/backup"
 	"wal-e/chunkstore"
 	"wal-e/internal/runid"
 )
@@ -163,4 +167,62 @@ func TestDeleteHelp(t *testing.T) {
 	if r := invoke(t, t.TempDir(), "delete", "retain", "--help"); !strings.Contains(r.stdout, "see wal-e delete --help") {
 		t.Errorf("delete retain --help doesn't say where its other options are:\n%s", r.stdout)
 	}
+}
+
+// After pg_upgrade the old cluster's backups go once the new one has enough of
+// its own, and its WAL goes with them.
+func TestDeleteAfterUpgrade(t *testing.T) {
+	t.Parallel()
+	const newSystem = "7000000000000000009"
+	dir := classicArchive(t) // of November 2026; its WAL is as old as its last backup
+	last := time.Date(2026, 11, 22, 18, 40, 0, 0, time.UTC)
+	old := filepath.Join(dir, "wal_006", "6902345678901234567")
+	segments, err := filepath.Glob(filepath.Join(old, "0*"))
+	if err != nil || len(segments) != 9 {
+		t.Fatalf("WAL of the old system: %v, %v", segments, err)
+	}
+	for _, s := range segments {
+		if err := os.Chtimes(s, last, last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeObject(t, filepath.Join(old, "00000002.history"), nil)
+	if err := os.Chtimes(filepath.Join(old, "00000002.history"), last, last); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		writeBackup(t, dir, newSystem, uint64(3+i), last.Add(time.Duration(i+1)*time.Hour))
+	}
+	writeObject(t, filepath.Join(dir, "wal_006", newSystem, "000000010000000000000004"), nil)
+
+	invoke(t, dir, "delete", "retain", "3", "--confirm").wants(t, 0, "Retaining all 4 base backups", "2 WAL files")
+	r := invoke(t, dir, "delete", "--confirm", "--json", "retain", "2")
+	r.wants(t, 0, "its system was followed by another")
+	if !strings.Contains(r.stdout, `"ended":true`) || !strings.Contains(r.stdout, `"backups_kept":2`) {
+		t.Errorf("delete --json printed %s", r.stdout)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "wal_006", "*", "*")); err != nil || len(left) != 2 {
+		t.Errorf("WAL left: %v, %v, want the old system's history file and the new one's segment", left, err)
+	}
+}
+
+// writeBackup stores a backup without packs that starts in a segment.
+func writeBackup(t *testing.T, dir, system string, segment uint64, taken time.Time) {
+	t.Helper()
+	run, err := runid.New(taken, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := fmt.Sprintf("0/%X000028", segment)
+	name := fmt.Sprintf("base_%08X%016X_%08d", 1, segment, 40)
+	manifest, err := json.Marshal(backup.Manifest{
+		Version: 1, Name: name, Kind: backup.Live, System: system, Timeline: 1, Root: strings.Repeat("0", 32),
+		StartLSN: start, StopLSN: fmt.Sprintf("0/%X000100", segment), SegmentSize: 16 << 20, BlockSize: 8192, Started: taken, Stopped: taken,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "basebackups_006", name, run.String())
+	writeEnvelope(t, path+".intent", "intent", chunkstore.Intent{System: system, Start: start}, taken)
+	writeEnvelope(t, path+".outcome", "outcome", chunkstore.Outcome{Result: chunkstore.Commit, System: system, Start: start, Manifest: manifest}, taken)
 }
