@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wal-e/internal/envelope"
+	"wal-e/internal/runid"
 	"wal-e/internal/storage"
 )
 
@@ -23,8 +24,9 @@ type Intent struct {
 	Begun   time.Time `json:"begun"` // by the clock of Host
 	System  string    `json:"system_identifier"`
 	Start   string    `json:"start_lsn"`
-	Program string    `json:"program"` // version of wal-e
-	Parents []Ref     `json:"parents"` // backups whose packs it may reference, as far as W1 knows
+	Program string    `json:"program"`         // version of wal-e
+	Parents []Ref     `json:"parents"`         // backups whose packs it may reference, as far as W1 knows
+	Epoch   string    `json:"epoch,omitempty"` // whose keys seal the run; "" when it is plain. Begin fills it in
 }
 
 // MarshalText writes NAME/RUN.
@@ -62,6 +64,13 @@ type Outcome struct {
 	// Sparse are the packs of the footprint of which the backup needs little.
 	// The next push refers to them no more.
 	Sparse []SparsePack `json:"sparse,omitempty"`
+	// Epoch says whose keys seal an encrypted run, of which Sealed is the whole
+	// manifest and Manifest what everybody may know. See Store.OpenManifest.
+	Epoch  string `json:"epoch,omitempty"`
+	Sealed []byte `json:"sealed_manifest,omitempty"`
+	// SealedBy is the run whose key sealed it: another one's, when a deleted
+	// backup was taken back by somebody without keys.
+	SealedBy *runid.ID `json:"sealed_by,omitempty"`
 }
 
 const (

@@ -3,7 +3,6 @@ package chunkstore
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -25,14 +24,15 @@ func (s *Store) CheckIndex(ctx context.Context, run runid.ID, visit func(key str
 		if err != nil {
 			return err
 		}
-		if _, ok := parseNumber(strings.TrimPrefix(o.Key, dir)); !ok {
+		n, ok := parseNumber(strings.TrimPrefix(o.Key, dir))
+		if !ok {
 			continue
 		}
 		data, err := storage.ReadAll(ctx, s.bucket, o.Key, index.MaxObjectSize)
 		if err != nil {
 			return err
 		}
-		packs, err := index.DecodeObject(data)
+		packs, err := s.decodeIndex(index.ObjectID{Run: run, N: n}, data)
 		visit(o.Key, packs, err)
 	}
 	return nil
@@ -40,7 +40,7 @@ func (s *Store) CheckIndex(ctx context.Context, run runid.ID, visit func(key str
 
 // maxRecord bounds a record in bytes: a record isn't stored compressed when that
 // makes it longer.
-const maxRecord = recordHeader + 4<<16 + maxRaw
+const maxRecord = recordHeader + 4<<16 + maxRaw + sealedOverhead
 
 // CheckPack reads every byte of a pack, which a listing said to be size bytes
 // long. It calls damaged for each record that doesn't hold what the pack's
@@ -63,7 +63,7 @@ func (s *Store) CheckPack(ctx context.Context, p index.PackID, size int64, damag
 }
 
 func (s *Store) checkRecords(ctx context.Context, p index.PackID, dir *index.Pack, damaged func(index.Record, error)) (err error) {
-	end, err := recordsEnd(dir)
+	end, err := s.recordsEnd(dir)
 	if err != nil {
 		return err
 	}
@@ -81,12 +81,12 @@ func (s *Store) checkRecords(ctx context.Context, p index.PackID, dir *index.Pac
 		return err
 	}
 	defer c.decoder.Close()
-	header, err := c.read(packHeader)
+	header, err := c.read(s.sealer.headerSize())
 	if err != nil {
 		return err
 	}
-	if string(header[:8]) != packMagic || binary.LittleEndian.Uint32(header[8:]) != packVersion {
-		return fmt.Errorf("%w: no pack header", ErrDamaged)
+	if c.opener, err = s.checkOpener(p, header); err != nil {
+		return err
 	}
 	for i, r := range dir.Records {
 		b, err := c.read(int(r.Stored))
@@ -102,15 +102,15 @@ func (s *Store) checkRecords(ctx context.Context, p index.PackID, dir *index.Pac
 
 // recordsEnd returns where the records end, which fill a pack from its header
 // to its directory.
-func recordsEnd(dir *index.Pack) (int, error) {
-	end := packHeader
+func (s *Store) recordsEnd(dir *index.Pack) (int, error) {
+	end := s.sealer.headerSize()
 	for i, r := range dir.Records {
 		if int64(r.Offset) != int64(end) || r.Stored < recordHeader || r.Stored > maxRecord {
 			return 0, fmt.Errorf("%w: record %d has %d bytes at %d, after one that ends at %d", ErrDamaged, i, r.Stored, r.Offset, end)
 		}
 		end += int(r.Stored)
 	}
-	if size := end + len(index.AppendPack(nil, *dir)) + footerSize; size != int(dir.Size) {
+	if size := end + len(index.AppendPack(nil, *dir)) + s.sealer.overhead() + footerSize; size != int(dir.Size) {
 		return 0, fmt.Errorf("%w: records end at %d of %d bytes", ErrDamaged, end, dir.Size)
 	}
 	return end, nil
@@ -121,6 +121,7 @@ type recordChecker struct {
 	store   *Store
 	in      *bufio.Reader
 	decoder *zstd.Decoder
+	opener  *opener
 	buf     []byte
 }
 
@@ -146,7 +147,7 @@ func (c *recordChecker) check(b []byte, n uint32, want index.Record) error {
 	if r.number != n || r.kind > kindNode {
 		return fmt.Errorf("%w: record %d of kind %d where %d belongs", ErrDamaged, r.number, r.kind, n)
 	}
-	data, lengths, err := decodeRecord(b, c.decoder)
+	data, lengths, err := decodeRecord(b, c.decoder, c.opener)
 	if err != nil {
 		return err
 	}

@@ -97,6 +97,7 @@ func (p *Push) readopt(ctx context.Context, old *Outcome, wal func(context.Conte
 	outcome := &Outcome{
 		Result: Commit, System: old.System, Start: old.Start,
 		Manifest: json.RawMessage(old.Manifest), Footprint: old.Footprint,
+		Epoch: old.Epoch, Sealed: old.Sealed, SealedBy: old.SealedBy,
 	}
 	if err := p.decide(ctx, outcome); err != nil { // W5
 		return err

@@ -36,7 +36,7 @@ func (s *Store) findParent(ctx context.Context, runs []Run, system string) (pare
 		if err != nil {
 			return Run{}, nil, false, err
 		}
-		if o != nil && o.Result == Commit && o.System == system {
+		if o != nil && o.Result == Commit && o.System == system && o.Epoch == s.Epoch() {
 			return r, o, true, nil
 		}
 	}
@@ -136,6 +136,11 @@ func (s *Store) unfinished(ctx context.Context, runs []Run, own runid.ID, parent
 			if o == nil || o.Result != Abort {
 				continue
 			}
+		}
+		if ours, err := s.sameEpoch(ctx, r.Ref); err != nil {
+			return nil, err
+		} else if !ours {
+			continue
 		}
 		ids = append(ids, r.Ref.Run)
 	}

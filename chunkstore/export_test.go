@@ -17,10 +17,10 @@ func DecodeRecord(b []byte) (data []byte, lengths []uint32, err error) {
 		return nil, nil, err
 	}
 	defer dec.Close()
-	return decodeRecord(b, dec)
+	return decodeRecord(b, dec, nil)
 }
 
-func ParseFooter(b []byte) (length, sum uint32, err error) { return parseFooter(b) }
+func ParseFooter(b []byte) (length, sum uint32, err error) { return parseFooter(b, 0) }
 
 // ID returns the chunk id of b under the store's key.
 func (s *Store) ID(b []byte) chunk.ID { return s.hasher.Clone().Sum(b) }

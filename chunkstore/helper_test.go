@@ -200,8 +200,12 @@ func readBack(ctx context.Context, s *chunkstore.Store, ref chunkstore.Ref, path
 	if err != nil {
 		return err
 	}
+	body, err := s.OpenManifest(ref, o)
+	if err != nil {
+		return err
+	}
 	var m manifest
-	if err := json.Unmarshal(o.Manifest, &m); err != nil {
+	if err := json.Unmarshal(body, &m); err != nil {
 		return err
 	}
 	table, err := s.OpenTable(path)

@@ -19,11 +19,11 @@ import (
 //	         8  4  format version, 1
 //	        12  4  reserved, 0
 //	record   0  4  magic "WREC"
-//	         4  1  flags: bit 0 zstd, bit 1 sealed (reserved)
+//	         4  1  flags: bit 0 zstd, bit 1 sealed (see seal.go)
 //	         5  1  kind: 0 data, 1 nodes
 //	         6  2  number of chunks n
 //	         8  4  number of the record in its pack, from 0
-//	        12  4  key id, 0 when not sealed (reserved)
+//	        12  4  reserved, 0
 //	        16  4  bytes of the chunks together
 //	        20  4  bytes of the payload that follows the header
 //	        24  4  CRC-32C of the payload
@@ -32,8 +32,8 @@ import (
 //	               frame when bit 0 is set
 //	footer   0  4  bytes of the directory before it
 //	         4  4  CRC-32C of the directory
-//	         8  4  flags: bit 1 sealed (reserved)
-//	        12  4  key id, 0 when not sealed (reserved)
+//	         8  4  flags: bit 1 sealed
+//	        12  4  reserved, 0
 //	        16  8  magic "WALEPEND"
 //
 // Numbers are little-endian. The directory is as index.AppendPack writes it.
@@ -109,18 +109,21 @@ type packBuffer struct {
 	seq uint32
 	buf []byte
 	dir index.Pack
+
+	sealer *packSealer // nil: plain
 }
 
-func newPackBuffer(seq uint32, size int) *packBuffer {
-	p := &packBuffer{seq: seq, buf: make([]byte, packHeader, size)}
-	copy(p.buf, packMagic)
-	binary.LittleEndian.PutUint32(p.buf[8:], packVersion)
-	return p
+// newPackBuffer begins a pack of a run.
+func newPackBuffer(seq uint32, size int, run *runSealer) *packBuffer {
+	header, sealer := run.pack(seq)
+	return &packBuffer{seq: seq, buf: append(make([]byte, 0, max(size, len(header))), header...), sealer: sealer}
 }
 
 // add appends an encoded record.
 func (p *packBuffer) add(record []byte, chunks []index.Chunk) {
-	binary.LittleEndian.PutUint32(record[8:], uint32(len(p.dir.Records)))
+	n := uint32(len(p.dir.Records))
+	binary.LittleEndian.PutUint32(record[8:], n)
+	record = p.sealer.record(record, n)
 	binary.LittleEndian.PutUint32(record[28:], crc(record[:28]))
 	p.dir.Records = append(p.dir.Records, index.Record{
 		Offset: uint32(len(p.buf)), Stored: uint32(len(record)), Chunks: chunks,
@@ -134,18 +137,26 @@ func (p *packBuffer) finish() ([]byte, index.Pack) {
 	// The directory holds the size of the pack that holds the directory. With
 	// the size left out its encoding is at most 5 bytes off; settle it.
 	size := uint32(len(p.buf) + footerSize)
+	overhead := 0
+	if p.sealer != nil {
+		overhead = sealedOverhead
+	}
 	for {
 		p.dir.Size = size
-		if n := uint32(len(p.buf) + len(index.AppendPack(nil, p.dir)) + footerSize); n != size {
+		if n := uint32(len(p.buf) + len(index.AppendPack(nil, p.dir)) + overhead + footerSize); n != size {
 			size = n
 			continue
 		}
 		break
 	}
 	start := len(p.buf)
-	p.buf = index.AppendPack(p.buf, p.dir)
-	dir := p.buf[start:]
 	foot := make([]byte, footerSize)
+	p.buf = index.AppendPack(p.buf, p.dir)
+	if p.sealer != nil {
+		p.buf = p.sealer.dir.Seal(p.buf[:start], 0, nil, p.buf[start:])
+		binary.LittleEndian.PutUint32(foot[8:], flagSealed)
+	}
+	dir := p.buf[start:]
 	binary.LittleEndian.PutUint32(foot, uint32(len(dir)))
 	binary.LittleEndian.PutUint32(foot[4:], crc(dir))
 	copy(foot[16:], footerMagic)
@@ -177,7 +188,7 @@ func parseRecordHeader(b []byte) (recordInfo, error) {
 		stored: binary.LittleEndian.Uint32(b[20:]),
 		sum:    binary.LittleEndian.Uint32(b[24:]),
 	}
-	if r.flags&^flagZstd != 0 || binary.LittleEndian.Uint32(b[12:]) != 0 {
+	if r.flags&^(flagZstd|flagSealed) != 0 || binary.LittleEndian.Uint32(b[12:]) != 0 {
 		return recordInfo{}, fmt.Errorf("record has flags %#x: %w", r.flags, errNewer)
 	}
 	if r.raw > maxRaw || uint64(r.stored) < 4*uint64(r.chunks) {
@@ -188,7 +199,8 @@ func parseRecordHeader(b []byte) (recordInfo, error) {
 
 // decodeRecord checks and unpacks a whole record, header first, and returns
 // its chunks one after the other and the length of each.
-func decodeRecord(b []byte, dec *zstd.Decoder) (data []byte, lengths []uint32, err error) {
+// o opens what is sealed.
+func decodeRecord(b []byte, dec *zstd.Decoder, o *opener) (data []byte, lengths []uint32, err error) {
 	r, err := parseRecordHeader(b)
 	if err != nil {
 		return nil, nil, err
@@ -199,6 +211,12 @@ func decodeRecord(b []byte, dec *zstd.Decoder) (data []byte, lengths []uint32, e
 	payload := b[recordHeader:]
 	if crc(payload) != r.sum {
 		return nil, nil, fmt.Errorf("%w: checksum of a record differs", ErrDamaged)
+	}
+	if payload, err = o.open(r, b[:recordHeader], payload); err != nil {
+		return nil, nil, err
+	}
+	if len(payload) < 4*r.chunks {
+		return nil, nil, fmt.Errorf("%w: record of %d chunks in %d bytes", ErrDamaged, r.chunks, len(payload))
 	}
 	lengths = make([]uint32, r.chunks)
 	var total uint64
@@ -223,12 +241,17 @@ func decodeRecord(b []byte, dec *zstd.Decoder) (data []byte, lengths []uint32, e
 	return data, lengths, nil
 }
 
-// parseFooter returns the length of the directory that a footer ends.
-func parseFooter(b []byte) (length, sum uint32, err error) {
+// parseFooter returns the length of the directory that a footer ends, and its
+// checksum. want are the flags that it must have.
+func parseFooter(b []byte, want uint32) (length, sum uint32, err error) {
 	if len(b) != footerSize || string(b[16:]) != footerMagic {
 		return 0, 0, fmt.Errorf("%w: pack has no footer", ErrDamaged)
 	}
-	if flags := binary.LittleEndian.Uint32(b[8:]); flags != 0 {
+	flags := binary.LittleEndian.Uint32(b[8:])
+	if want != 0 && (flags != want || binary.LittleEndian.Uint32(b[12:]) != 0) {
+		return 0, 0, fmt.Errorf("%w: footer of an encrypted pack has flags %#x", ErrDamaged, flags)
+	}
+	if flags != want {
 		return 0, 0, fmt.Errorf("pack has flags %#x: %w", flags, errNewer)
 	}
 	return binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:]), nil

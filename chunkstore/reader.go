@@ -281,7 +281,7 @@ func (r *Reader) readRun(ctx context.Context, wants []want, locations []index.Lo
 				}
 			}
 			from := w.location.Offset - first.Offset
-			return r.decode(raw[from : from+w.location.Stored])
+			return r.decode(ctx, w.location.Pack, raw[from:from+w.location.Stored])
 		})
 		if err != nil {
 			return r.packError(ctx, first.Pack, err)
@@ -306,7 +306,11 @@ func (r *Reader) packError(ctx context.Context, p index.PackID, err error) error
 	return &PackError{Pack: p, URL: r.store.bucket.URL(), Err: err}
 }
 
-func (r *Reader) decode(record []byte) (*decodedBlock, error) {
+func (r *Reader) decode(ctx context.Context, p index.PackID, record []byte) (*decodedBlock, error) {
+	o, err := r.store.opener(ctx, p, holdsData(record))
+	if err != nil {
+		return nil, err
+	}
 	dec, _ := r.decoders.Get().(*zstd.Decoder)
 	if dec == nil {
 		var err error
@@ -315,7 +319,7 @@ func (r *Reader) decode(record []byte) (*decodedBlock, error) {
 		}
 	}
 	defer r.decoders.Put(dec)
-	data, _, err := decodeRecord(record, dec)
+	data, _, err := decodeRecord(record, dec, o)
 	if err != nil {
 		return nil, err
 	}

@@ -109,7 +109,7 @@ func (s *Store) readIndex(ctx context.Context, id index.ObjectID) ([]index.Pack,
 	if err != nil {
 		return nil, err
 	}
-	packs, err := index.DecodeObject(data)
+	packs, err := s.decodeIndex(id, data)
 	if err != nil {
 		s.log.WarnContext(ctx, "index object can't be used; reading the packs themselves",
 			"key", key, "error", err)
@@ -186,18 +186,18 @@ func (s *Store) readDirectory(ctx context.Context, p index.PackID, sizes map[ind
 		}
 		size = a.Size
 	}
-	if size < packHeader+footerSize || size > index.MaxPackSize {
+	if size < int64(s.sealer.headerSize())+footerSize || size > index.MaxPackSize {
 		return nil, fmt.Errorf("%w: %d bytes long", ErrDamaged, size)
 	}
 	foot, err := readRange(ctx, s.bucket, key, size-footerSize, footerSize)
 	if err != nil {
 		return nil, err
 	}
-	length, sum, err := parseFooter(foot)
+	length, sum, err := parseFooter(foot, s.sealer.flags())
 	if err != nil {
 		return nil, err
 	}
-	if int64(length) > size-footerSize-packHeader {
+	if int64(length) > size-footerSize-int64(s.sealer.headerSize()) {
 		return nil, fmt.Errorf("%w: directory of %d bytes in a pack of %d", ErrDamaged, length, size)
 	}
 	b, err := readRange(ctx, s.bucket, key, size-footerSize-int64(length), int64(length))
@@ -206,6 +206,9 @@ func (s *Store) readDirectory(ctx context.Context, p index.PackID, sizes map[ind
 	}
 	if crc(b) != sum {
 		return nil, fmt.Errorf("%w: checksum of the directory differs", ErrDamaged)
+	}
+	if b, err = s.openDirectory(p, b); err != nil {
+		return nil, err
 	}
 	dir, rest, err := index.ParsePack(b)
 	if err != nil {

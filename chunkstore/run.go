@@ -2,7 +2,6 @@ package chunkstore
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -69,6 +68,7 @@ type Push struct {
 	cfg    PushConfig
 	ref    Ref
 	domain *domain
+	sealer *runSealer // nil: plain
 	log    *slog.Logger
 
 	// Uploads outlive the calls that begin them, so their context stands here.
@@ -118,11 +118,15 @@ type Stats struct {
 func (s *Store) Begin(ctx context.Context, cfg PushConfig) (*Push, error) {
 	cfg.setDefaults()
 	cfg.Intent.Begun = cfg.Now().UTC()
+	cfg.Intent.Epoch = s.Epoch()
 	ref, err := createIntent(ctx, s.bucket, cfg.Name, cfg.Intent, cfg.Now)
 	if err != nil {
 		return nil, err
 	}
 	p := &Push{store: s, cfg: cfg, ref: ref, log: s.log, sizes: make(map[uint32]int64), used: make(map[index.PackID]int64), indexed: cfg.Now()}
+	if p.sealer, err = s.sealer.begin(ref.Run); err != nil {
+		return nil, errors.Join(err, p.Abort(ctx, err.Error()))
+	}
 	if err := p.prepare(ctx); err != nil {
 		return nil, errors.Join(err, p.Abort(ctx, err.Error()))
 	}
@@ -323,15 +327,14 @@ func (p *Push) Commit(ctx context.Context, manifest any) error {
 		return fmt.Errorf("%d packs that the backup needs were removed or condemned while it was taken, %s the first: "+
 			"run the backup again", len(bad), PackKey(bad[0]))
 	}
-	body, err := json.Marshal(manifest)
-	if err != nil {
-		return fmt.Errorf("encode manifest: %w", err)
-	}
 	sparse, dead := p.sparsePacks()
 	p.stats.Dead = dead
 	outcome := &Outcome{
 		Result: Commit, System: p.cfg.Intent.System, Start: p.cfg.Intent.Start,
-		Manifest: body, Footprint: p.Footprint(), Sparse: sparse,
+		Footprint: p.Footprint(), Sparse: sparse,
+	}
+	if err := p.store.sealManifest(p.ref, outcome, manifest); err != nil {
+		return err
 	}
 	if err := p.decide(ctx, outcome); err != nil {
 		return err

@@ -18,6 +18,7 @@ type Store struct {
 	prefix *Prefix
 	hasher *chunk.Hasher
 	cutter *chunk.Cutter
+	sealer *sealer // nil: plain
 	log    *slog.Logger
 }
 
@@ -76,5 +77,5 @@ func newDecoder() (*zstd.Decoder, error) {
 
 // OpenTable opens, or makes, a local index table of this prefix.
 func (s *Store) OpenTable(path string) (*index.Table, error) {
-	return index.Open(path, s.prefix.ID)
+	return index.Open(path, s.tableOwner())
 }

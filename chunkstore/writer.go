@@ -257,7 +257,7 @@ func (p *Push) addRecord(record []byte, chunks []index.Chunk) error {
 	defer p.packing.Unlock()
 	p.mu.Lock()
 	if p.pack == nil {
-		p.pack = newPackBuffer(p.nextPack, p.cfg.PackSize+p.cfg.PackSize/8)
+		p.pack = newPackBuffer(p.nextPack, p.cfg.PackSize+p.cfg.PackSize/8, p.sealer)
 		p.nextPack++
 	}
 	p.pack.add(record, chunks)
@@ -318,7 +318,7 @@ func (p *Push) writeIndex(ctx context.Context, least int) error {
 	p.indexed = p.cfg.Now()
 	p.mu.Unlock()
 
-	data := index.EncodeObject(packs)
+	data := p.store.encodeIndex(id, packs)
 	if err := createOnce(ctx, p.store.bucket, indexKey(id), data); err != nil {
 		return err
 	}

@@ -146,29 +146,69 @@ func (d *decoder) record(packSize uint32) Record {
 const (
 	objectMagic  = "WALEIDX1"
 	objectHeader = 8 + 4 + 4 + 4 // magic, flags, key id, body length
+
+	flagSealed = 2
 )
 
 // EncodeObject writes the index object that lists packs:
 //
 //	 0  8  magic "WALEIDX1"
-//	 8  4  flags, little-endian: bit 0 reserved, bit 1 sealed (reserved)
-//	12  4  key id, little-endian, 0 when not sealed
+//	 8  4  flags, little-endian: bit 0 reserved, bit 1 sealed
+//	12  4  reserved, 0
 //	16  4  length of the body, little-endian
 //	20  n  body: uvarint number of packs, then each as AppendPack writes it
 //	 …  4  CRC-32C of all before, little-endian
 func EncodeObject(packs []Pack) []byte {
-	out := make([]byte, objectHeader, objectHeader+1024)
-	copy(out, objectMagic)
-	out = binary.AppendUvarint(out, uint64(len(packs)))
+	return encodeObject(appendPacks(make([]byte, objectHeader, objectHeader+1024), packs), 0)
+}
+
+// EncodeSealed writes an index object whose body is what seal makes of it.
+// What it returns is the argument of the same name in DecodeSealed.
+func EncodeSealed(packs []Pack, seal func(body []byte) []byte) []byte {
+	return encodeObject(append(make([]byte, objectHeader), seal(appendPacks(nil, packs))...), flagSealed)
+}
+
+func appendPacks(dst []byte, packs []Pack) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(packs)))
 	for _, p := range packs {
-		out = AppendPack(out, p)
+		dst = AppendPack(dst, p)
 	}
+	return dst
+}
+
+// encodeObject fills in the header before the body, and appends the checksum.
+func encodeObject(out []byte, flags uint32) []byte {
+	copy(out, objectMagic)
+	binary.LittleEndian.PutUint32(out[8:], flags)
 	binary.LittleEndian.PutUint32(out[16:], uint32(len(out)-objectHeader))
 	return binary.LittleEndian.AppendUint32(out, crc32.Checksum(out, crc32.MakeTable(crc32.Castagnoli)))
 }
 
 // DecodeObject reads what EncodeObject wrote.
 func DecodeObject(b []byte) ([]Pack, error) {
+	body, err := objectBody(b, 0)
+	if err != nil {
+		return nil, err
+	}
+	return parsePacks(body)
+}
+
+// DecodeSealed reads what EncodeSealed wrote. An error of open is returned as
+// it is.
+func DecodeSealed(b []byte, open func(sealed []byte) ([]byte, error)) ([]Pack, error) {
+	sealed, err := objectBody(b, flagSealed)
+	if err != nil {
+		return nil, err
+	}
+	body, err := open(sealed)
+	if err != nil {
+		return nil, err
+	}
+	return parsePacks(body)
+}
+
+// objectBody returns the body of an index object that has these flags.
+func objectBody(b []byte, flags uint32) ([]byte, error) {
 	if len(b) < objectHeader+4 || string(b[:8]) != objectMagic {
 		return nil, fmt.Errorf("%w: no index object", ErrDamaged)
 	}
@@ -176,13 +216,23 @@ func DecodeObject(b []byte) ([]Pack, error) {
 	if sum := crc32.Checksum(b[:end], crc32.MakeTable(crc32.Castagnoli)); sum != binary.LittleEndian.Uint32(b[end:]) {
 		return nil, fmt.Errorf("%w: checksum differs", ErrDamaged)
 	}
-	if flags := binary.LittleEndian.Uint32(b[8:]); flags != 0 {
-		return nil, fmt.Errorf("index object has flags %#x that this program doesn't know: use a newer wal-e", flags)
+	switch got := binary.LittleEndian.Uint32(b[8:]); {
+	case got == flags:
+	case got == flagSealed:
+		return nil, errors.New("index object is encrypted, and the run that wrote it isn't")
+	case got == 0:
+		return nil, fmt.Errorf("%w: it isn't encrypted, and the run that wrote it is", ErrDamaged)
+	default:
+		return nil, fmt.Errorf("index object has flags %#x that this program doesn't know: use a newer wal-e", got)
 	}
 	if n := binary.LittleEndian.Uint32(b[16:]); int(n) != end-objectHeader {
 		return nil, fmt.Errorf("%w: body of %d bytes, %d announced", ErrDamaged, end-objectHeader, n)
 	}
-	d := decoder{b: b[objectHeader:end]}
+	return b[objectHeader:end], nil
+}
+
+func parsePacks(body []byte) ([]Pack, error) {
+	d := decoder{b: body}
 	n := d.uint32(uint64(len(d.b)))
 	var packs []Pack
 	for i := uint32(0); i < n && d.err == nil; i++ {

@@ -106,7 +106,7 @@ func sealed(flags uint32, body []byte) []byte {
 
 func TestDecodeObjectNewer(t *testing.T) {
 	t.Parallel()
-	_, err := index.DecodeObject(sealed(2, []byte{0}))
+	_, err := index.DecodeObject(sealed(4, []byte{0}))
 	if err == nil || errors.Is(err, index.ErrDamaged) || !strings.Contains(err.Error(), "newer wal-e") {
 		t.Errorf("DecodeObject with a flag of a newer program = %v", err)
 	}
@@ -198,4 +198,33 @@ func FuzzParsePack(f *testing.F) {
 			t.Errorf("ParsePack(AppendPack(%+v)) = %+v, %d bytes, %v", p, again, len(none), err)
 		}
 	})
+}
+
+// Sealed and plain objects aren't taken for each other, and what can't be
+// opened isn't read.
+func TestDecodeSealed(t *testing.T) {
+	t.Parallel()
+	flip := func(b []byte) []byte {
+		b = bytes.Clone(b)
+		for i := range b {
+			b[i] ^= 0x55
+		}
+		return b
+	}
+	open := func(b []byte) ([]byte, error) { return flip(b), nil }
+	packs := []index.Pack{{Seq: 3, Size: 100, Records: []index.Record{}}}
+	object := index.EncodeSealed(packs, flip)
+	if got, err := index.DecodeSealed(object, open); err != nil || !reflect.DeepEqual(got, packs) {
+		t.Errorf("DecodeSealed = %v, %v, want %v", got, err, packs)
+	}
+	if _, err := index.DecodeObject(object); err == nil {
+		t.Error("DecodeObject read a sealed object")
+	}
+	if _, err := index.DecodeSealed(index.EncodeObject(packs), open); !errors.Is(err, index.ErrDamaged) {
+		t.Errorf("DecodeSealed of a plain object = %v, want ErrDamaged", err)
+	}
+	broken := errors.New("broken")
+	if _, err := index.DecodeSealed(object, func([]byte) ([]byte, error) { return nil, broken }); !errors.Is(err, broken) {
+		t.Errorf("DecodeSealed = %v, want what open said", err)
+	}
 }

@@ -1,0 +1,146 @@
+package seal_test
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"wal-e/internal/seal"
+)
+
+// example are the secrets of docs/format.md, section 10.
+const example = `{"version":1,"epoch":"000102030405060708090a0b0c0d0e0f",` +
+	`"dedup_key":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",` +
+	`"public_key":"7b4e909bbe7ffe44c465a220037d608ee35897d31ef972f07f74892cb0f73f13",` +
+	`"private_key":"1111111111111111111111111111111111111111111111111111111111111111"}`
+
+func exampleRun() []byte {
+	run := make([]byte, 24)
+	for i := range run {
+		run[i] = byte(i)
+	}
+	return run
+}
+
+func parse(t testing.TB, text string) *seal.Keys {
+	t.Helper()
+	k := &seal.Keys{}
+	if err := json.Unmarshal([]byte(text), k); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// What is sealed under each derived key. The values were computed by another
+// implementation, docs/restore-encrypted.py's functions.
+func TestKnownAnswers(t *testing.T) {
+	t.Parallel()
+	k, run := parse(t, example), exampleRun()
+	enc, err := hex.DecodeString("0faa684ed28867b97f4a6a2dee5df8ce974e76b7018e3f22a1c4cf2678570f20")
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened, err := k.OpenRun(run, enc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wal := k.WALKey()
+	for name, test := range map[string]struct{ got, want string }{
+		"node":      {seal1(k.Nodes(run, 3)), "0274b3d2dc0dd32147f5c12be78698f6af4e10f90f"},
+		"directory": {seal1(k.Directory(run, 3)), "c1cc55e31d7d019eddfca4c67bb020c57c41054b07"},
+		"index":     {seal1(k.Index(run, 3)), "ac52c3b5241afee2f6b7a55d403e855b884fe6f4cb"},
+		"manifest":  {seal1(k.Manifest(run)), "4fa840ce63d4005d456f51f551fbb0817b891a5674"},
+		"data":      {seal1(opened.Pack(3)), "3cea4754de5f7eb8e91468a58bd0665c6fffba2573"},
+		"wal":       {hex.EncodeToString(wal[:]), "feed215a6cdfe506fbaed6f857185d23dcb0d6cc77618bba039df6dabe631bf2"},
+	} {
+		if test.got != test.want {
+			t.Errorf("%s: %s, want %s", name, test.got, test.want)
+		}
+	}
+}
+
+func seal1(b *seal.Box) string {
+	return hex.EncodeToString(b.Seal(nil, 258, []byte("header"), []byte("wal-e")))
+}
+
+func TestRunKeyNeedsPrivateKey(t *testing.T) {
+	t.Parallel()
+	k, err := seal.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := exampleRun()
+	key, enc, err := k.Host().NewRun(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := key.Pack(7).Seal(nil, 1, []byte("h"), []byte("data"))
+	if _, err := k.Host().OpenRun(run, enc); !errors.Is(err, seal.ErrNoPrivateKey) {
+		t.Errorf("OpenRun on a host = %v, want ErrNoPrivateKey", err)
+	}
+	opened, err := k.OpenRun(run, enc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := opened.Pack(7).Open(nil, 1, []byte("h"), sealed); err != nil || string(got) != "data" {
+		t.Errorf("Open = %q, %v, want data", got, err)
+	}
+	other := append([]byte{9}, run[1:]...)
+	swapped, err := k.OpenRun(other, enc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, open := range map[string]func() error{
+		"another pack":   func() error { _, err := opened.Pack(8).Open(nil, 1, []byte("h"), sealed); return err },
+		"another number": func() error { _, err := opened.Pack(7).Open(nil, 2, []byte("h"), sealed); return err },
+		"another header": func() error { _, err := opened.Pack(7).Open(nil, 1, []byte("g"), sealed); return err },
+		"another run":    func() error { _, err := swapped.Pack(7).Open(nil, 1, []byte("h"), sealed); return err },
+		"cut short":      func() error { _, err := opened.Pack(7).Open(nil, 1, []byte("h"), sealed[:len(sealed)-1]); return err },
+	} {
+		if err := open(); !errors.Is(err, seal.ErrForged) {
+			t.Errorf("%s: %v, want ErrForged", name, err)
+		}
+	}
+}
+
+func TestSecretsRoundTrip(t *testing.T) {
+	t.Parallel()
+	k := parse(t, example)
+	for name, keys := range map[string]*seal.Keys{"all": k, "host": k.Host()} {
+		data, err := json.Marshal(keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := parse(t, string(data)); got.Epoch() != k.Epoch() || got.CanRead() != keys.CanRead() || got.DedupKey() != k.DedupKey() {
+			t.Errorf("%s: round trip gives %v", name, got)
+		}
+		if name == "host" && strings.Contains(string(data), strings.Repeat("11", 32)) {
+			t.Error("a host's keys hold the private key")
+		}
+	}
+	if s := fmt.Sprintf("%v %+v %#v", k, k, k); strings.Contains(s, "0123456789abcdef0123") {
+		t.Errorf("printing keys shows a secret: %s", s)
+	}
+}
+
+func FuzzSecrets(f *testing.F) {
+	f.Add([]byte(example))
+	f.Add([]byte(`{"version":1}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		k := &seal.Keys{}
+		if json.Unmarshal(b, k) != nil {
+			return
+		}
+		data, err := json.Marshal(k)
+		if err != nil {
+			t.Fatalf("Marshal of what was read = %v", err)
+		}
+		again := &seal.Keys{}
+		if err := json.Unmarshal(data, again); err != nil || again.DedupKey() != k.DedupKey() {
+			t.Fatalf("second read = %v", err)
+		}
+	})
+}
