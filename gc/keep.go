@@ -7,7 +7,10 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"wal-e/chunkstore"
 	"wal-e/internal/envelope"
@@ -82,6 +85,9 @@ func newestKeepMark(keys []string) (*keepMark, error) {
 	return newest, nil
 }
 
+// keepRequests is how many marks are read at once.
+const keepRequests = 8
+
 // ReadKeeps returns the marks that keep backups, those that ran out too. One
 // that can't be read is an error: what it protects isn't known.
 func ReadKeeps(ctx context.Context, b storage.Bucket) (map[chunkstore.Ref]Keep, error) {
@@ -90,22 +96,30 @@ func ReadKeeps(ctx context.Context, b storage.Bucket) (map[chunkstore.Ref]Keep, 
 		return nil, err
 	}
 	keeps := make(map[chunkstore.Ref]Keep)
+	var mu sync.Mutex // of keeps
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(keepRequests)
 	for ref, keys := range marks {
 		m, err := newestKeepMark(keys)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", b.URL(), err)
+			return nil, errors.Join(fmt.Errorf("%s: %w", b.URL(), err), g.Wait())
 		}
 		if m == nil || m.release {
 			continue
 		}
-		k, err := readKeep(ctx, b, m.key)
-		if errors.Is(err, storage.ErrNotExist) {
-			continue // removed since, and so was the backup
-		}
-		if err != nil {
-			return nil, err
-		}
-		keeps[ref] = k
+		g.Go(func() error {
+			k, err := readKeep(gctx, b, m.key)
+			if errors.Is(err, storage.ErrNotExist) {
+				return nil // removed since, and so was the backup
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			keeps[ref] = k
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
 	}
 	return keeps, nil
 }
