@@ -37,8 +37,14 @@ func Probe(ctx context.Context, cfg Config) (time.Time, error) {
 
 // probe makes sure that the store has one winner per name, that what was
 // written can be read, and that it is in a listing that begins afterwards. It
-// returns the store's clock.
+// returns the store's clock. That nothing else uses the prefix doesn't help
+// against a listing that lacks what was stored long ago.
 func (c *collector) probe(ctx context.Context) (time.Time, error) {
+	if err := storage.CheckListings(ctx, c.b); errors.Is(err, storage.ErrUnsettled) {
+		return time.Time{}, fmt.Errorf("%w: %w", ErrWeakStore, err)
+	} else if err != nil {
+		return time.Time{}, err
+	}
 	id, err := runid.New(c.cfg.Now(), c.cfg.Rand)
 	if err != nil {
 		return time.Time{}, err

@@ -39,6 +39,7 @@ type SwiftServer struct {
 	dir       string
 	keystone  *KeystoneServer // nil: TempAuth
 	memcached string          // address
+	ports     []map[string]int
 	proxy     *Process
 
 	mu    sync.Mutex
@@ -81,6 +82,7 @@ func startSwift(t testing.TB, replicas, proxyPort int, keystoneURL string) *Swif
 		}
 	}
 	data.write(t)
+	s.ports = data.Ports
 
 	arguments := []string{"-l", "127.0.0.1", "-p", fmt.Sprint(data.Memcached), "-m", "32"}
 	if os.Getuid() == 0 {
@@ -94,10 +96,8 @@ func startSwift(t testing.TB, replicas, proxyPort int, keystoneURL string) *Swif
 	s.memcached = fmt.Sprintf("127.0.0.1:%d", data.Memcached)
 	s.proxy = start(t, "swift-proxy", exec.Command(proxy, filepath.Join(s.dir, "proxy.conf"), "-v"),
 		answers(s.URL+"/healthcheck", http.StatusOK))
-	for _, ports := range data.Ports {
-		for _, kind := range swiftKinds {
-			s.await(t, fmt.Sprintf("http://127.0.0.1:%d/healthcheck", ports[kind]))
-		}
+	for n := range replicas {
+		s.AwaitNode(t, n)
 	}
 	return s
 }
@@ -157,20 +157,35 @@ func (s *SwiftServer) StartNode(n int) {
 	}
 }
 
+// AwaitNode waits until the servers of a node answer.
+func (s *SwiftServer) AwaitNode(t testing.TB, n int) {
+	t.Helper()
+	for _, kind := range swiftKinds {
+		s.await(t, fmt.Sprintf("http://127.0.0.1:%d/healthcheck", s.ports[n][kind]))
+	}
+}
+
 func (s *SwiftServer) conf(kind string, n int) string {
 	return filepath.Join(s.dir, fmt.Sprintf("%s-%d.conf", kind, n))
 }
 
-// UpdateListings enters into the listings what was stored while container
-// servers were away. Daemons do this in time; here none of them runs, so a
-// listing lags until it is called. It also waits until all servers answer.
+// UpdateListings enters into the listings what was stored while servers were
+// away, and makes their replicas equal. Daemons do this in time; here none of
+// them runs, so listings lag until it is called. All servers must answer.
 func (s *SwiftServer) UpdateListings(t testing.TB) {
 	t.Helper()
-	for n := range s.nodes {
-		cmd := exec.CommandContext(t.Context(), program(t, "swift", "swift-object-updater"), s.conf("object", n), "once")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("swift-object-updater: %v\n%s", err, out)
+	for _, kind := range []string{"object-updater", "container-replicator"} {
+		server, _, _ := strings.Cut(kind, "-")
+		var wg sync.WaitGroup
+		for n := range s.nodes {
+			cmd := exec.CommandContext(t.Context(), program(t, "swift", "swift-"+kind), s.conf(server, n), "once")
+			wg.Go(func() {
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Errorf("swift-%s: %v\n%s", kind, err, out)
+				}
+			})
 		}
+		wg.Wait()
 	}
 }
 
