@@ -24,11 +24,36 @@ func minioEnv(addr string) []string {
 // MinIO starts a MinIO of one node. More variables may be given as NAME=VALUE.
 func MinIO(t testing.TB, env ...string) *S3Server {
 	t.Helper()
+	return minio(t, "", env)
+}
+
+// MinIOWithTLS starts a MinIO that speaks HTTPS, with public.crt and private.key
+// of a folder.
+func MinIOWithTLS(t testing.TB, certificates string, env ...string) *S3Server {
+	t.Helper()
+	return minio(t, certificates, env)
+}
+
+func minio(t testing.TB, certificates string, env []string) *S3Server {
+	t.Helper()
 	addr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	cmd := exec.Command(program(t, "minio", "bin/minio"), "server", "--quiet", "--address", addr, t.TempDir())
-	cmd.Env = append(minioEnv(addr), env...)
+	args := []string{"server", "--quiet", "--address", addr}
 	s := &S3Server{Addr: addr, AccessKey: minioUser, SecretKey: minioSecret, Region: "us-east-1"}
-	s.Process = start(t, "minio", cmd, answers("http://"+addr+"/minio/health/live", 200))
+	if certificates != "" {
+		s.tls = true
+		args = append(args, "--certs-dir", certificates)
+	}
+	cmd := exec.Command(program(t, "minio", "bin/minio"), append(args, t.TempDir())...)
+	cmd.Env = append(minioEnv(addr), env...)
+	ready := answers("http://"+addr+"/minio/health/live", 200)
+	if s.tls {
+		// Its certificate is the test's matter; it is up once a bucket can be looked for.
+		ready = func(ctx context.Context) error {
+			_, err := s.Client().ListBuckets(ctx, nil)
+			return err
+		}
+	}
+	s.Process = start(t, "minio", cmd, ready)
 	return s
 }
 

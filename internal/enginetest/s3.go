@@ -2,6 +2,8 @@ package enginetest
 
 import (
 	"context"
+	"crypto/tls"
+	"net/http"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -18,6 +20,7 @@ type S3Server struct {
 	AccessKey string
 	SecretKey string
 	Region    string
+	tls       bool
 }
 
 // Endpoint is what WALE_S3_ENDPOINT is set to.
@@ -36,8 +39,13 @@ func (s *S3Server) Env(bucket, path string) map[string]string {
 
 // Client returns the SDK's client with all rights.
 func (s *S3Server) Client() *s3.Client {
+	base, client := "http://"+s.Addr, http.DefaultClient
+	if s.tls {
+		base = "https://" + s.Addr
+		client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // of a test's own certificate
+	}
 	return s3.New(s3.Options{
-		Region: s.Region, BaseEndpoint: aws.String("http://" + s.Addr), UsePathStyle: true,
+		Region: s.Region, BaseEndpoint: &base, UsePathStyle: true, HTTPClient: client,
 		Credentials:                credentials.NewStaticCredentialsProvider(s.AccessKey, s.SecretKey, ""),
 		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired,
 	})
@@ -73,4 +81,21 @@ func (s *S3Server) Session(t testing.TB, policy string) (accessKey, secretKey, t
 		t.Fatalf("session on %s: %v", s.Addr, err)
 	}
 	return *out.Credentials.AccessKeyId, *out.Credentials.SecretAccessKey, *out.Credentials.SessionToken
+}
+
+// Objects returns the names of all objects in a bucket, in order.
+func (s *S3Server) Objects(t testing.TB, bucket string) []string {
+	t.Helper()
+	var names []string
+	pages := s3.NewListObjectsV2Paginator(s.Client(), &s3.ListObjectsV2Input{Bucket: &bucket})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(t.Context())
+		if err != nil {
+			t.Fatalf("list bucket %s on %s: %v", bucket, s.Addr, err)
+		}
+		for _, o := range page.Contents {
+			names = append(names, *o.Key)
+		}
+	}
+	return names
 }

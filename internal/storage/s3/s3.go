@@ -32,7 +32,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go"
+	smithyauth "github.com/aws/smithy-go/auth"
 	smithyendpoints "github.com/aws/smithy-go/endpoints"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"wal-e/internal/storage"
 	"wal-e/internal/storage/httpx"
@@ -234,8 +237,14 @@ func (e Endpoint) apply(o *s3.Options) {
 // fixed sends every request to one host, without the bucket's name.
 type fixed struct{ u url.URL }
 
-func (f fixed) ResolveEndpoint(context.Context, s3.EndpointParameters) (smithyendpoints.Endpoint, error) {
-	return smithyendpoints.Endpoint{URI: f.u}, nil
+func (f fixed) ResolveEndpoint(_ context.Context, p s3.EndpointParameters) (smithyendpoints.Endpoint, error) {
+	var signer smithy.Properties
+	smithyhttp.SetSigV4SigningName(&signer, "s3")
+	smithyhttp.SetSigV4SigningRegion(&signer, aws.ToString(p.Region))
+	smithyhttp.SetDisableDoubleEncoding(&signer, true)
+	e := smithyendpoints.Endpoint{URI: f.u}
+	smithyauth.SetAuthOptions(&e.Properties, []*smithyauth.Option{{SchemeID: smithyauth.SchemeIDSigV4, SignerProperties: signer}})
+	return e, nil
 }
 
 // Encryption on the server's side. The zero value leaves it to the bucket.
