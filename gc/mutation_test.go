@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -194,30 +193,39 @@ func mutationCases() []mutationCase {
 			scenario{skip: gc.Skipped{SecondGrace: true, KeepHorizon: true}, lenient: true, sleepy: true, primaries: true}, 2500,
 		},
 		sleepy("G5 WAL horizon anew", gc.Skipped{HorizonFresh: true}, 1500),
+		// The absence of these shows only when processes stop at certain places.
+		{"G2 before G3 (with W4a left out)", scenario{
+			skip: gc.Skipped{MarkFirst: true}, lenient: true,
+			naps: []nap{beforeMark, beforeOutcome},
+		}, 10000},
+		{"G2 writes the WAL horizon", scenario{
+			skip: gc.Skipped{HorizonMark: true}, sleepy: true,
+			naps: []nap{beforeWAL},
+		}, 10000},
+		{"G7 keeps the highest WAL horizon", scenario{
+			skip: gc.Skipped{KeepHorizon: true}, script: scriptReaped,
+		}, 1},
+		{"G7 keeps runs and marks of packs that are left (with W4a left out)", scenario{
+			skip: gc.Skipped{PacksGone: true}, lenient: true, script: scriptPacksLeft,
+		}, 1},
 	}
 }
 
-// rareCases are steps whose absence shows so seldom that only a soak looks for
-// it. docs/model/run has a counterexample for each.
-func rareCases() []mutationCase {
-	const seeds = 200_000
-	return []mutationCase{
-		{"G2 before G3 (with W4a left out)", scenario{skip: gc.Skipped{MarkFirst: true}, lenient: true, sleepy: true}, seeds},
-		{"G2 writes the WAL horizon", scenario{skip: gc.Skipped{HorizonMark: true}, sleepy: true}, seeds},
-		{"G7 keeps the highest WAL horizon", scenario{skip: gc.Skipped{KeepHorizon: true}, sleepy: true}, seeds},
-		{"G7 keeps runs and marks of packs that are left", scenario{skip: gc.Skipped{PacksGone: true}, sleepy: true}, seeds},
-	}
-}
-
-func TestSoakMutations(t *testing.T) {
-	if os.Getenv("WALE_SOAK") == "" {
-		t.Skip("set WALE_SOAK to a duration: make soak")
-	}
-	for _, c := range rareCases() {
-		t.Run(c.name, func(t *testing.T) {
-			seed, found := firstFailure(t, c)
-			t.Logf("within %d seeds: seed %d: %q", c.within, seed, found)
-		})
+// TestScripts makes sure that the whole protocol stands what the scripts do.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	dir, store := simDir(t), newStore(t)
+	for _, c := range mutationCases() {
+		if c.sc.script == nil {
+			continue
+		}
+		for seed := range uint64(10) {
+			whole := scenario{script: c.sc.script, lenient: c.sc.lenient}
+			s, failed := runSeed(t, seed, whole, dir, store)
+			if failed != "" {
+				t.Errorf("%s, seed %d: %s\n%s", c.name, seed, failed, strings.Join(s.w.Trace(), "\n"))
+			}
+		}
 	}
 }
 

@@ -46,6 +46,47 @@ type scenario struct {
 	sleepy bool
 	// primaries are the only ones that push.
 	primaries bool
+	naps      []nap // where processes like to stop
+	steps     int   // at least; 0 means minSteps
+	// script is what happens, in place of chance.
+	script script
+}
+
+// A nap is a place where processes of a kind stop with a chance, until
+// something wakes them: long after, as seen by the others.
+type nap struct {
+	client string // how its name begins; empty: a delete or a collection
+	op     string
+	key    string // how the first key begins
+	suffix string // how it ends
+	chance float64
+}
+
+func (n nap) at(client, op, key string) bool {
+	isCollection := strings.HasPrefix(client, "delete") || strings.HasPrefix(client, "collect")
+	return op == n.op && strings.HasPrefix(key, n.key) && strings.HasSuffix(key, n.suffix) &&
+		(n.client != "" && strings.HasPrefix(client, n.client) || n.client == "" && isCollection)
+}
+
+// Naps that counterexamples of the models are made of.
+var (
+	beforeMark    = nap{"", "create", "chunks_006/condemned/", "", 0.5}
+	beforeRuns    = nap{"", "list", "basebackups_006/", "", 0.2}
+	beforeWAL     = nap{"", "delete", "wal_006/", "", 0.7}
+	beforePacks   = nap{"", "delete", "chunks_006/packs/", "", 0.5}
+	beforeIntent  = nap{"push", "create", "basebackups_006/", ".intent", 0.3}
+	beforeOutcome = nap{"push", "create", "basebackups_006/", ".outcome", 0.5}
+	allNaps       = []nap{beforeMark, beforeRuns, beforeWAL, beforePacks, beforeIntent, beforeOutcome}
+)
+
+// napChance is the chance that a process stops before a request.
+func (s *sim) napChance(client, op, key string) float64 {
+	for _, n := range s.sc.naps {
+		if n.at(client, op, key) {
+			return n.chance
+		}
+	}
+	return 0
 }
 
 // A sim is one seed under way: a world, what ought to be true of it, and the
@@ -71,6 +112,7 @@ type sim struct {
 	kinds      map[string]int
 	lifecycle  bool
 	settling   bool // faults are over
+	nap        func(client, op, key string) float64
 }
 
 // A host pushes one backup after the other, with its index table.
@@ -141,6 +183,13 @@ func (s *sim) run() error {
 	if s.sc.weak {
 		cfg.Lag = lag
 	}
+	s.nap = s.napChance
+	cfg.Nap = func(client, op, key string) float64 {
+		if s.nap == nil || s.settling {
+			return 0
+		}
+		return s.nap(client, op, key)
+	}
 	if s.sc.sleepy {
 		cfg.Freeze = 0.04
 	}
@@ -151,7 +200,13 @@ func (s *sim) run() error {
 	if err := s.setUp(); err != nil {
 		return err
 	}
-	for s.failed == "" && s.w.Steps < maxSteps && (s.w.Steps < minSteps || s.w.Faults < minFaults) {
+	if s.sc.script != nil {
+		if err := s.play(); err != nil {
+			return err
+		}
+		return s.settle()
+	}
+	for s.failed == "" && s.w.Steps < maxSteps && (s.w.Steps < max(minSteps, s.sc.steps) || s.w.Faults < minFaults) {
 		s.disturb()
 		if !s.w.Step() {
 			time.Sleep(time.Second)
@@ -210,6 +265,9 @@ func (s *sim) setUp() error {
 	}
 	if s.table, err = s.openTable("oracle"); err != nil {
 		return err
+	}
+	if s.sc.script != nil {
+		return nil
 	}
 	s.w.Calm()
 	defer s.w.Storm()
@@ -282,6 +340,9 @@ func (s *sim) disturb() {
 	if s.w.Alive() < 6 && r.IntN(12) == 0 {
 		s.change()
 		kinds := []string{"push", "push", "push", "delete", "delete", "delete", "collect", "collect", "read", "undelete", "dry"}
+		if s.sc.sleepy {
+			kinds = append(kinds, "archive", "archive")
+		}
 		s.begin(kinds[r.IntN(len(kinds))])
 	}
 	for _, h := range s.hosts {

@@ -40,6 +40,8 @@ func (s *sim) begin(kind string) {
 		s.w.Go(name, func(ctx context.Context, c *simstore.Client) { s.collect(ctx, c, kind, chance, now) })
 	case "undelete":
 		s.w.Go(name, func(ctx context.Context, c *simstore.Client) { s.undelete(ctx, c, chance, now) })
+	case "archive":
+		s.w.Go(name, func(ctx context.Context, c *simstore.Client) { s.archiveAgain(ctx, c, chance) })
 	case "read":
 		s.w.Go(name, func(ctx context.Context, c *simstore.Client) { s.read(ctx, c, chance) })
 	}
@@ -162,6 +164,19 @@ func (p *push) archive(ctx context.Context, b storage.Bucket) error {
 		}
 	}
 	return nil
+}
+
+// archiveAgain stores segments once more that the cluster archived before, as an
+// archiver does after a crash: names of WAL files, unlike those of packs, come
+// again.
+func (s *sim) archiveAgain(ctx context.Context, c *simstore.Client, chance uint64) {
+	last := s.lsn
+	for n := last - min(last-1, 1+chance%7); n < last; n++ {
+		key := "wal_006/" + system + "/" + postgres.Segment{Timeline: 1, No: n}.Name(segmentSize)
+		if err := storage.CreateBytes(ctx, c, key, []byte("wal"), nil); err != nil && !errors.Is(err, storage.ErrExist) {
+			return
+		}
+	}
 }
 
 func fencePredecessors(ctx context.Context, b storage.Bucket, host string) error {

@@ -118,7 +118,8 @@ func (c *Client) Stat(ctx context.Context, key string) (storage.Attributes, erro
 func (c *Client) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		for {
-			a := c.ask(ctx, request{op: opPage, keys: []string{prefix}, after: after, size: c.w.cfg.PageSize})
+			size := c.w.pageSize()
+			a := c.ask(ctx, request{op: opPage, keys: []string{prefix}, after: after, size: size})
 			if a.err != nil {
 				yield(storage.Object{}, a.err)
 				return
@@ -129,7 +130,7 @@ func (c *Client) List(ctx context.Context, prefix, after string) iter.Seq2[stora
 				}
 				after = o.Key
 			}
-			if len(a.page) < c.w.cfg.PageSize {
+			if len(a.page) < size {
 				return
 			}
 		}

@@ -18,7 +18,7 @@ import (
 // request, from 0 to 1.
 type Config struct {
 	Seed     uint64
-	PageSize int // of listings
+	PageSize int // of listings, while there are faults
 	Tries    int // of one request whose answer is lost
 
 	Lose   float64 // applied, and the answer lost
@@ -27,6 +27,10 @@ type Config struct {
 	Kill   float64 // the process dies
 	Freeze float64 // the process stops for some time
 	Stick  float64 // the process that was served last is served next
+	// Nap is one more chance that a process stops, before the request that op
+	// ("create", "get", "stat", "list", "delete") and the first key say; 1 is
+	// certain, also in the calm. nil means none.
+	Nap func(client, op, key string) float64
 
 	Tick time.Duration // from one step to the next
 	Lag  time.Duration // by which listings lag at most; 0 means none
@@ -178,6 +182,14 @@ func (w *World) drop(r *request) {
 
 func (w *World) chance(p float64) bool { return !w.calm && p > 0 && w.rng.Float64() < p }
 
+func (w *World) naps(r *request) bool {
+	if w.cfg.Nap == nil {
+		return false
+	}
+	p := w.cfg.Nap(r.client.name, r.op.String(), r.keys[0])
+	return p >= 1 || w.chance(p)
+}
+
 // serve applies a request, or not, and answers it, or not.
 func (w *World) serve(r *request) {
 	if r.ghost {
@@ -194,6 +206,10 @@ func (w *World) serve(r *request) {
 	case w.chance(w.cfg.Freeze):
 		w.Faults++
 		w.note(r, "frozen")
+		w.Freeze(r.client)
+	case w.naps(r):
+		w.Faults++
+		w.note(r, "takes a nap")
 		w.Freeze(r.client)
 	case r.op.changes() && w.chance(w.cfg.Late):
 		w.Faults++
@@ -337,6 +353,15 @@ func (w *World) Calm() {
 	for _, c := range w.clients {
 		c.frozen = false
 	}
+}
+
+// pageSize is how long a page of a listing is. Without faults the moment of a page
+// makes no difference, and short pages only cost time.
+func (w *World) pageSize() int {
+	if w.calm {
+		return 1000
+	}
+	return w.cfg.PageSize
 }
 
 // Storm lets faults happen again.
