@@ -1,0 +1,163 @@
+package gcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"math"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"wal-e/internal/storage"
+)
+
+// Get implements storage.Bucket. An object that is read from its first byte to
+// its last is checked against the CRC32C sum that Google keeps.
+func (b *Bucket) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	body, err := b.get(ctx, key, offset, length)
+	if err != nil {
+		return nil, fmt.Errorf("get %s from %s: %w", key, b.URL(), err)
+	}
+	return body, nil
+}
+
+func (b *Bucket) get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if err := storage.CheckKey(key); err != nil {
+		return nil, err
+	}
+	if offset < 0 {
+		return nil, fmt.Errorf("%w: offset %d", storage.ErrInvalid, offset)
+	}
+	if length == 0 {
+		_, err := b.stat(ctx, key)
+		return http.NoBody, err
+	}
+	// Without this header Google unpacks what was stored as gzip.
+	r := request{
+		method: http.MethodGet, object: b.name(key), query: url.Values{"alt": {"media"}},
+		header: http.Header{"Accept-Encoding": {"gzip"}},
+	}
+	ranged := offset > 0 || length > 0
+	switch {
+	case length > 0 && length <= math.MaxInt64-offset:
+		r.header.Set("Range", fmt.Sprintf("bytes=%d-%d", offset, offset+length-1))
+	case ranged:
+		r.header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	}
+	res, err := b.send(ctx, r)
+	if err != nil {
+		var e *statusError
+		if ranged && errors.As(err, &e) && e.status == http.StatusRequestedRangeNotSatisfiable {
+			return http.NoBody, nil // it begins behind the last byte
+		}
+		return nil, b.absent(ctx, err)
+	}
+	if ranged && res.StatusCode != http.StatusPartialContent {
+		return whole(res, offset, length)
+	}
+	body := &body{ReadCloser: res.Body, left: res.ContentLength}
+	if want := storedSum(res.Header); !ranged && want != "" {
+		body.sum, body.want = newSum(), want
+	}
+	return body, nil
+}
+
+// storedSum returns the sum of an object from the headers of an answer, or "".
+func storedSum(h http.Header) string {
+	for _, line := range h.Values("X-Goog-Hash") {
+		for part := range strings.SplitSeq(line, ",") {
+			if sum, ok := strings.CutPrefix(strings.TrimSpace(part), "crc32c="); ok {
+				return sum
+			}
+		}
+	}
+	return ""
+}
+
+// whole is the answer of a server that sent an object from its beginning though
+// a range of it was asked for, as some do for an empty one.
+func whole(res *http.Response, offset, length int64) (io.ReadCloser, error) {
+	if n := res.ContentLength; n >= 0 && n <= offset {
+		return http.NoBody, res.Body.Close()
+	}
+	if offset > 0 {
+		res.Body.Close()
+		return nil, fmt.Errorf("%w: the server ignores the range of a request", storage.ErrInvalid)
+	}
+	b := &body{ReadCloser: res.Body, left: res.ContentLength}
+	if length < 0 {
+		return b, nil
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(b, length), b}, nil
+}
+
+// A body fails where the content of an object ends early or isn't what was
+// stored.
+type body struct {
+	io.ReadCloser
+	left int64       // bytes to come; negative: not known
+	sum  hash.Hash32 // nil: not to be checked
+	want string
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left >= 0 {
+		if b.left -= int64(n); b.left < 0 || err == io.EOF && b.left > 0 {
+			return n, io.ErrUnexpectedEOF
+		}
+	}
+	if b.sum != nil {
+		b.sum.Write(p[:n])
+		if err == io.EOF {
+			if got := sumText(b.sum); got != b.want {
+				return n, fmt.Errorf("what arrived has the CRC32C sum %s, stored was %s", got, b.want)
+			}
+		}
+	}
+	return n, err
+}
+
+// Stat implements storage.Bucket.
+func (b *Bucket) Stat(ctx context.Context, key string) (storage.Attributes, error) {
+	a, err := b.stat(ctx, key)
+	if err != nil {
+		return storage.Attributes{}, fmt.Errorf("stat %s in %s: %w", key, b.URL(), err)
+	}
+	return a, nil
+}
+
+func (b *Bucket) stat(ctx context.Context, key string) (storage.Attributes, error) {
+	if err := storage.CheckKey(key); err != nil {
+		return storage.Attributes{}, err
+	}
+	var o object
+	err := b.exchange(ctx, request{
+		method: http.MethodGet, object: b.name(key), query: url.Values{"fields": {"name,size,timeCreated,metadata"}},
+	}, &o)
+	if err != nil {
+		return storage.Attributes{}, b.absent(ctx, err)
+	}
+	line, err := o.line(key)
+	a := storage.Attributes{Object: line}
+	if len(o.Metadata) > 0 {
+		a.Meta = o.Metadata
+	}
+	return a, err
+}
+
+// line returns what a listing says of an object.
+func (o *object) line(key string) (storage.Object, error) {
+	size, err := strconv.ParseInt(o.Size, 10, 64)
+	if err != nil || size < 0 || o.TimeCreated.IsZero() {
+		return storage.Object{}, fmt.Errorf("the server says of %s the size %q and the time %v", key, o.Size, o.TimeCreated)
+	}
+	return storage.Object{Key: key, Size: size, ModTime: o.TimeCreated.UTC()}, nil
+}
