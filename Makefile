@@ -11,7 +11,7 @@ RACE        ?= $(shell $(GO) list ./... 2>/dev/null | grep -v -e '/cmd/' -e '/be
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: go ## build bin/wal-e, a static binary
@@ -34,6 +34,11 @@ engines: ## install the servers and programs that tests need (.ci/install-engine
 .PHONY: test-only
 test-only: go
 	$(GO) test -count=1 -timeout 20m ./...
+
+.PHONY: test-swift
+test-swift: go ## run the tests against OpenStack Swift and Keystone
+	.ci/install-engines postgres swift keystone
+	$(GO) test -count=1 -timeout 20m -run 'Swift|Keystone|Replicas|Storages/swift' ./internal/enginetest ./internal/storage/swift ./cmd/wal-e
 
 .PHONY: race
 race: go ## run the tests under the race detector; RACE="./wal" narrows
