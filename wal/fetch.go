@@ -27,29 +27,28 @@ type Fetched struct {
 // one it is the only one that the archive holds files of. With Config.System no
 // more than one request is made for a file that is there.
 func Fetch(ctx context.Context, cfg Config, name, dest string) (Fetched, error) {
-	fetched, _, err := fetch(ctx, cfg, name, dest)
-	return fetched, err
+	return fetch(ctx, cfg, name, dest, nil)
 }
 
-// fetch also returns the CRC-32C of the content.
-func fetch(ctx context.Context, cfg Config, name, dest string) (Fetched, uint32, error) {
+// fetch also takes the CRC-32C of the content when sum isn't nil.
+func fetch(ctx context.Context, cfg Config, name, dest string, sum *uint32) (Fetched, error) {
 	began := time.Now()
 	if err := checkName(name); err != nil {
-		return Fetched{}, 0, err
+		return Fetched{}, err
 	}
 	if err := checkDest(dest); err != nil {
-		return Fetched{}, 0, fmt.Errorf("wal: fetch %s: %w", name, err)
+		return Fetched{}, fmt.Errorf("wal: fetch %s: %w", name, err)
 	}
 	system, err := cfg.archiveSystem(ctx, name)
 	if err != nil {
-		return Fetched{}, 0, err
+		return Fetched{}, err
 	}
 	fetched := Fetched{Key: Key(system, name)}
-	t := &tempFile{cfg: cfg, name: name, dest: dest}
+	t := &tempFile{cfg: cfg, name: name, dest: dest, sum: sum}
 	defer t.discard()
 	fetched.Identity, err = readObject(ctx, cfg, fetched.Key, expectation{system, name}, t.write)
 	if errors.Is(err, storage.ErrNotExist) {
-		return Fetched{}, 0, absent(cfg.Bucket, system, name)
+		return Fetched{}, absent(cfg.Bucket, system, name)
 	}
 	if err == nil {
 		err = ctx.Err()
@@ -58,11 +57,11 @@ func fetch(ctx context.Context, cfg Config, name, dest string) (Fetched, uint32,
 		err = t.commit()
 	}
 	if err != nil {
-		return Fetched{}, 0, err
+		return Fetched{}, err
 	}
 	cfg.log().DebugContext(ctx, "wal file fetched",
 		"file", name, "key", fetched.Key, "bytes", fetched.Length, "took", time.Since(began))
-	return fetched, t.sum, nil
+	return fetched, nil
 }
 
 // checkDest refuses a destination that is more than a plain file's place:
@@ -89,7 +88,7 @@ type tempFile struct {
 	dest string
 
 	f    *os.File // nil before the first bytes
-	sum  uint32   // CRC-32C of what was written
+	sum  *uint32  // CRC-32C of what was written, if it is wanted
 	done bool     // it is the destination now
 }
 
@@ -138,7 +137,9 @@ func (t *tempFile) write(piece []byte) error {
 	if err := t.before("write", t.f.Name()); err != nil {
 		return t.wrap(err)
 	}
-	t.sum = checksum(t.sum, piece)
+	if t.sum != nil {
+		*t.sum = checksum(*t.sum, piece)
+	}
 	_, err := t.f.Write(piece)
 	return t.wrap(err)
 }

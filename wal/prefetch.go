@@ -413,7 +413,8 @@ func (a Ahead) FetchOne(ctx context.Context, cfg Config, name string) error {
 	if err := a.checkRoom(); err != nil {
 		return fmt.Errorf("wal: prefetch %s: %w", name, err)
 	}
-	fetched, sum, err := fetch(ctx, cfg, name, a.file(name))
+	var sum uint32
+	fetched, err := fetch(ctx, cfg, name, a.file(name), &sum)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -17,10 +18,13 @@ import (
 	"wal-e/wal"
 )
 
+// walPushName is the subcommand for archive_command.
+const walPushName = "wal-push"
+
 func newWALPushCommand(a *app) *cobra.Command {
 	var poolSize int
 	cmd := &cobra.Command{
-		Use:   "wal-push WAL_SEGMENT",
+		Use:   walPushName + " WAL_SEGMENT",
 		Short: "archive a WAL file; for archive_command",
 		Long: `wal-push archives the WAL file at the path WAL_SEGMENT. It exits 0 only when the
 archive holds exactly the bytes of that file, durably: pushing a file again is
@@ -44,6 +48,10 @@ the exit waits for them no longer than WAL_SEGMENT itself took.`,
 	return cmd
 }
 
+// poolCores is how many cores a push works on when there are several files: the
+// database needs some too.
+const poolCores = 4
+
 // walPush pushes the file at path within the time that a push has, and up to
 // poolSize-1 others beside it.
 func walPush(ctx context.Context, s *session, path string, poolSize int) error {
@@ -63,11 +71,13 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 	limited, cancel := context.WithTimeoutCause(ctx, s.pushTimeout, late)
 	defer cancel()
 	admit := onePerSystem(s.admission(b))
+	var widen sync.Once
 	pool := wal.Pool{
 		Size: poolSize,
 		Push: func(ctx context.Context, file string) error {
 			cfg := wal.Config{Bucket: b, Level: s.level, Log: s.log, Admit: admit}
 			if file != path {
+				widen.Do(func() { bePooled(min(runtime.NumCPU(), poolCores)) })
 				cfg.Workers = 1 // there are files enough for all cores
 			}
 			return s.pushFile(ctx, cfg, file)
