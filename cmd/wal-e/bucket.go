@@ -48,12 +48,15 @@ func (s *session) openStore(u use) (storage.Bucket, error) {
 		}
 		return b, nil
 	case "s3":
-		return s.openS3()
+		return s.openS3(u)
 	case "swift":
 		return s.openSwift()
-	default:
-		return nil, fmt.Errorf("%s: storage %q is %w: want %s", p.source, p.scheme, errNotBuilt, schemes()["file"])
+	case "gs":
+		return s.openGS()
+	case "wabs":
+		return s.openWABS()
 	}
+	panic("wal-e: a prefix has the scheme " + s.prefix.scheme) // parsePrefix lets no other pass
 }
 
 func (s *session) retryPolicy(u use) storage.Policy {

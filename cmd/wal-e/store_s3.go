@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"wal-e/compat"
 	"wal-e/internal/storage"
@@ -84,8 +85,13 @@ func isBulk(key string) bool {
 }
 
 // openS3 opens a bucket. Names of the classic layout are those of ours.
-func (s *session) openS3() (storage.Bucket, error) {
-	b, err := s3.Open(s.s3)
+func (s *session) openS3(u use) (storage.Bucket, error) {
+	cfg := s.s3
+	if u.patience > 0 && u.patience < 30*time.Second {
+		// Who waits for a few seconds only must not spend more on one request.
+		cfg.Idle = max(u.patience, 2*time.Second)
+	}
+	b, err := s3.Open(cfg)
 	if err != nil {
 		if s.s3.Certificates != "" && !errors.Is(err, storage.ErrInvalid) {
 			return nil, fmt.Errorf("AWS_CA_BUNDLE: %w", err)
