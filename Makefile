@@ -40,6 +40,18 @@ test-swift: go ## run the tests against OpenStack Swift and Keystone
 	.ci/install-engines postgres swift keystone
 	$(GO) test -count=1 -timeout 20m -run 'Swift|Keystone|Replicas|Storages/swift' ./internal/enginetest ./internal/storage/swift ./cmd/wal-e
 
+.PHONY: test-wabs
+test-wabs: go ## run the tests against Azure Blob Storage (Azurite)
+	.ci/install-engines postgres azurite
+	$(GO) test -count=1 -timeout 20m -run 'WABS|Storages/wabs' ./cmd/wal-e
+	$(GO) test -count=1 -timeout 20m ./internal/storage/azure
+
+.PHONY: test-gs
+test-gs: go ## run the tests against Google Cloud Storage (an emulator)
+	.ci/install-engines postgres gcs
+	$(GO) test -count=1 -timeout 20m -run 'TestGS|Storages/gs' ./cmd/wal-e
+	$(GO) test -count=1 -timeout 20m ./internal/storage/gcs
+
 .PHONY: race
 race: go ## run the tests under the race detector; RACE="./wal" narrows
 	.ci/install-engines postgres compiler

@@ -22,6 +22,7 @@ func allowed() map[string][]string {
 		"internal/storage":             nil,
 		"internal/storage/azure":       {"internal/storage", "internal/storage/httpx"},
 		"internal/storage/file":        {"internal/storage"},
+		"internal/storage/gcs":         {"internal/storage", "internal/storage/httpx"},
 		"internal/storage/httpx":       nil,
 		"internal/storage/mem":         {"internal/storage"},
 		"internal/storage/s3":          {"internal/storage", "internal/storage/httpx"},
@@ -39,7 +40,7 @@ func allowed() map[string][]string {
 		"compat/lzop": nil,
 		"compat":      append([]string{"compat/lzop"}, postgresAndStorage...),
 		"cmd/wal-e": {"backup", "chunkstore", "compat", "gc", "index", "wal", "internal/checkup", "internal/logging", "internal/openpgp", "internal/postgres", "internal/runid", "internal/seal",
-			"internal/storage", "internal/storage/azure", "internal/storage/file", "internal/storage/s3", "internal/storage/swift"},
+			"internal/storage", "internal/storage/azure", "internal/storage/file", "internal/storage/gcs", "internal/storage/s3", "internal/storage/swift"},
 		"gc":                {"chunkstore", "index", "internal/envelope", "internal/runid", "internal/postgres", "internal/storage"},
 		"internal/simstore": postgresAndStorage,
 		"bench":             nil, // its tests may import any; nothing imports it

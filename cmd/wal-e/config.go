@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"wal-e/compat"
+	"wal-e/internal/storage/azure"
+	"wal-e/internal/storage/gcs"
 	"wal-e/internal/storage/s3"
 	"wal-e/internal/storage/swift"
 )
@@ -20,6 +22,8 @@ type config struct {
 	credentials   credentials
 	s3            s3.Config     // zero unless the prefix is in S3
 	swift         swift.Config  // zero unless the prefix is in Swift
+	wabs          azure.Config  // zero unless the prefix is in Azure
+	gs            gcs.Config    // zero unless the prefix is in Google Cloud Storage
 	stateRoot     string        // absolute; local state of all prefixes
 	layout        compat.Layout // "" when nobody said
 	level         int           // of zstd
@@ -58,6 +62,8 @@ func (a *app) loadConfig() (config, error) {
 	c.credentials = r.credentials(a.flags, c.prefix.scheme)
 	c.s3 = r.s3(a.flags, c.prefix, c.credentials)
 	c.swift = r.swift(c.prefix)
+	c.wabs = r.wabs(c.prefix, c.credentials)
+	c.gs = r.gs(c.prefix)
 	c.stateRoot = r.stateRoot()
 	c.layout = r.layout()
 	c.level = r.compression()

@@ -30,6 +30,8 @@ func storageCases() []storageCase {
 		}}},
 		s3Cases(),
 		swiftCases(),
+		wabsCases(),
+		gsCases(),
 	)
 }
 

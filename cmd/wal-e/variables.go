@@ -33,7 +33,7 @@ func variables() []variable {
 		{"WALE_LOG_DESTINATION", "stderr,syslog", "a list of stderr and syslog"},
 		{"WALE_LOG_FORMAT", "classic", "classic, text or json"},
 		{"WALE_SYSLOG_FACILITY", "user", "user, local0 to local7, or another facility"},
-	}, s3Variables(), swiftVariables())
+	}, s3Variables(), swiftVariables(), wabsVariables(), gsVariables())
 }
 
 // variablesText is the table that `wal-e help environment` prints.
