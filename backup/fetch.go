@@ -13,6 +13,7 @@ import (
 	"wal-e/chunkstore"
 	"wal-e/index"
 	"wal-e/internal/postgres"
+	"wal-e/internal/seal"
 )
 
 // FetchConfig says what to restore where. Store, Backup and Dir are required;
@@ -174,6 +175,12 @@ func newFetcher(cfg FetchConfig) (*fetcher, error) {
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
 		return nil, err
+	}
+	if err := cfg.Backup.Open(cfg.Store); err != nil {
+		return nil, err
+	}
+	if !cfg.Store.CanRead() && !cfg.DryRun {
+		return nil, fmt.Errorf("backup %s: %w", cfg.Backup.Ref, seal.ErrNoPrivateKey)
 	}
 	m := cfg.Backup.Manifest
 	f := &fetcher{

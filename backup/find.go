@@ -25,6 +25,8 @@ type Backup struct {
 	// Unreadable says of runs why they couldn't be read, which may have been
 	// meant by the query. A newer backup may be among them.
 	Unreadable []error
+
+	sealed *chunkstore.Outcome // of an encrypted one; see Open
 }
 
 // lsns returns where the backup starts and stops; parseManifest checked both.
@@ -94,7 +96,7 @@ func Find(ctx context.Context, cfg FindConfig) (*Backup, error) {
 	found := make([]*Backup, 0, len(valid))
 	for _, v := range valid {
 		found = append(found, &Backup{
-			Ref: v.ref, Manifest: v.manifest, Footprint: v.footprint, LastModified: v.outcome.ModTime, Unreadable: unreadable,
+			Ref: v.ref, Manifest: v.manifest, Footprint: v.footprint, LastModified: v.outcome.ModTime, Unreadable: unreadable, sealed: v.sealed,
 		})
 	}
 	if found, err = cfg.oneSystem(found); err != nil {

@@ -45,6 +45,8 @@ type Listed struct {
 	NewBytes    int64 `json:"new_bytes"`    // that its push found new, uncompressed
 	StoredBytes int64 `json:"stored_bytes"` // that its push added to the archive
 	Packs       int   `json:"packs"`        // that it needs
+
+	Epoch string `json:"epoch,omitempty"` // whose keys it is encrypted with; "" when it isn't
 }
 
 // List returns the valid backups that a query names, sorted by name, those of
@@ -128,6 +130,8 @@ type validBackup struct {
 	outcome   storage.Object
 	footprint chunkstore.Footprint
 	manifest  *Manifest
+	epoch     string              // "" when it isn't encrypted
+	sealed    *chunkstore.Outcome // nil, or what open opens
 }
 
 // A damagedRun is a run whose outcome can't be used.
@@ -214,7 +218,11 @@ func readBackup(ctx context.Context, b storage.Bucket, r chunkstore.Run) (*valid
 	if err != nil {
 		return nil, &manifestError{key: r.Outcome.Key, url: b.URL(), err: err}
 	}
-	return &validBackup{ref: r.Ref, outcome: *r.Outcome, footprint: o.Footprint, manifest: m}, nil
+	v := &validBackup{ref: r.Ref, outcome: *r.Outcome, footprint: o.Footprint, manifest: m, epoch: o.Epoch}
+	if o.Epoch != "" {
+		v.sealed = o
+	}
+	return v, nil
 }
 
 // A manifestError says that an outcome is whole but what it says can't be used.
@@ -249,5 +257,6 @@ func (b validBackup) listed() Listed {
 		Started: m.Started, Stopped: m.Stopped, Host: m.Host, Files: m.Files,
 		PageChecksums: m.Pages.Enabled, PageFailures: m.Pages.Failed,
 		NewBytes: m.Push.New, StoredBytes: m.Push.Stored, Packs: b.footprint.Len(),
+		Epoch: b.epoch,
 	}
 }

@@ -102,6 +102,9 @@ func parseManifest(o *chunkstore.Outcome) (*Manifest, error) {
 	if m.Version > manifestVersion {
 		return nil, fmt.Errorf("manifest is of version %d, this program reads up to %d: use a newer wal-e", m.Version, manifestVersion)
 	}
+	if o.Epoch != "" && m.Root == "" {
+		m.Root = chunk.ID{}.String() // the readable part of an encrypted backup's has none
+	}
 	if _, err := chunk.ParseID(m.Root); err != nil {
 		return nil, fmt.Errorf("manifest: %w: %w", chunkstore.ErrDamaged, err)
 	}

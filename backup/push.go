@@ -15,6 +15,7 @@ import (
 	"wal-e/chunkstore"
 	"wal-e/index"
 	"wal-e/internal/postgres"
+	"wal-e/internal/seal"
 	"wal-e/internal/storage"
 )
 
@@ -28,6 +29,8 @@ type PushConfig struct {
 	StateDir func(system, dir string) (string, error)
 	// AllowNewCluster accepts a system identifier that is new to the prefix.
 	AllowNewCluster bool
+	// Keys encrypt the backup; a host's are enough. Nil stores it in the clear.
+	Keys *seal.Keys
 
 	Offline          bool // of a stopped cluster
 	FastCheckpoint   bool // don't spread the checkpoint that begins the backup
@@ -152,6 +155,11 @@ func (p *pusher) open(ctx context.Context) error {
 	}
 	if p.store, err = chunkstore.New(p.cfg.Bucket, prefix, p.log); err != nil {
 		return err
+	}
+	if p.cfg.Keys != nil {
+		if p.store, err = p.store.Sealed(p.cfg.Keys); err != nil {
+			return err
+		}
 	}
 	p.openTable(ctx)
 	return p.fencePredecessors(ctx)

@@ -34,6 +34,10 @@ type VerifyConfig struct {
 	// are set too; nil leaves the files unread.
 	ReadWAL func(ctx context.Context, system, name string) (damage, err error)
 
+	// Keys finds the keys of encrypted backups; without ReadData a host's are
+	// enough. Nil means that there are none.
+	Keys KeyFinder
+
 	Workers int    // requests and cores at once; 0 means 4
 	TempDir string // where the index is kept meanwhile; "" means the system's
 	Log     *slog.Logger
@@ -176,26 +180,11 @@ func (v *verifier) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	closeTable, err := v.openTable()
-	if err != nil {
-		return err
-	}
-	defer closeTable()
 	if err := v.listPacks(ctx, unknown); err != nil {
 		return err
 	}
-	if err := v.loadIndex(ctx); err != nil {
+	if err := v.verifyEpochs(ctx); err != nil {
 		return err
-	}
-	if v.cfg.ReadData {
-		if err := v.readData(ctx); err != nil {
-			return err
-		}
-	}
-	for i := range v.backups {
-		if err := v.walk(ctx, i); err != nil {
-			return err
-		}
 	}
 	return v.verifyWAL(ctx)
 }

@@ -24,10 +24,14 @@ type Identity struct {
 	System      postgres.SystemID
 	Length      int64 // bytes of plaintext
 	Fingerprint Fingerprint
+	Epoch       Epoch // whose key made the fingerprint; zero: none did
 }
 
 // String returns the identity as it is shown beside another one.
 func (id Identity) String() string {
+	if id.Epoch != (Epoch{}) {
+		return fmt.Sprintf("%d bytes, encrypted, keyed fingerprint %s", id.Length, id.Fingerprint)
+	}
 	return fmt.Sprintf("%d bytes, blake3 %s", id.Length, id.Fingerprint)
 }
 
@@ -57,6 +61,9 @@ const (
 func (id Identity) MarshalBinary() ([]byte, error) {
 	if err := id.check(); err != nil {
 		return nil, fmt.Errorf("wal: encode identity: %w", err)
+	}
+	if id.Epoch != (Epoch{}) {
+		return nil, errors.New("wal: encode identity: its fingerprint is keyed")
 	}
 	b := make([]byte, HeaderSize)
 	binary.LittleEndian.PutUint32(b, skippableMagic)

@@ -28,7 +28,10 @@ type object struct {
 
 // stored returns how long the object is, once it has been stored.
 func (o *object) stored() int64 {
-	if b, ok := o.body.(*streamedBody); ok {
+	switch b := o.body.(type) {
+	case *streamedBody:
+		return b.pos
+	case *sealedStream:
 		return b.pos
 	}
 	return o.size

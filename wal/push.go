@@ -90,6 +90,9 @@ func Push(ctx context.Context, cfg Config, path string) (Pushed, error) {
 	if err != nil {
 		return Pushed{}, fmt.Errorf("wal: read %s: %w", path, err)
 	}
+	if o, err = cipherOf(cfg.Bucket).encrypt(ctx, o); err != nil {
+		return Pushed{}, fmt.Errorf("wal: encrypt %s: %w", path, err)
+	}
 	p := Pushed{Identity: o.id, Key: Key(system, name)}
 	err = cfg.Bucket.Create(ctx, p.Key, o.body, o.size, nil)
 	switch {
@@ -113,13 +116,20 @@ func (cfg Config) compare(ctx context.Context, p Pushed, path string, f *localFi
 	if err != nil {
 		return err
 	}
-	if stored == p.Identity {
+	local := p.Identity
+	if stored.Epoch != (Epoch{}) {
+		if local, err = cipherOf(cfg.Bucket).keyed(local, stored.Epoch); err != nil {
+			return fmt.Errorf("wal: %s is encrypted, and whether it is %s can't be told: %w: bring it here with `wal-e key export-host` on a host that has it",
+				objectURL(cfg.Bucket, p.Key), path, err)
+		}
+	}
+	if stored == local {
 		return nil
 	}
 	conflict := &ConflictError{
 		Path:   path,
 		Object: objectURL(cfg.Bucket, p.Key),
-		Local:  p.Identity,
+		Local:  local,
 		Stored: stored,
 	}
 	if postgres.ParseWALFile(filepath.Base(path)).Kind == postgres.HistoryFile {

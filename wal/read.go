@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,9 +15,9 @@ import (
 
 // ReadIdentity returns what the head of an object says that it holds, with one
 // short request. An absent object gives storage.ErrNotExist, a header that is
-// wrong a *DamagedError.
+// wrong a *DamagedError. Of an encrypted object the fingerprint is keyed.
 func ReadIdentity(ctx context.Context, b storage.Bucket, key string) (Identity, error) {
-	return withBody(ctx, b, key, HeaderSize, readIdentity)
+	return withBody(ctx, b, key, sealedHeaderSize, func(r io.Reader) (Identity, error) { return readHead(bufio.NewReader(r)) })
 }
 
 // Verify reads a stored file and proves that it is what its identity and its name
@@ -36,7 +37,7 @@ func Verify(ctx context.Context, b storage.Bucket, system postgres.SystemID, nam
 // readObject hands the plaintext of an object to sink; see decode.
 func readObject(ctx context.Context, cfg Config, key string, want expectation, sink func(piece []byte) error) (Identity, error) {
 	return withBody(ctx, cfg.Bucket, key, -1, func(r io.Reader) (Identity, error) {
-		return decode(contextReader{ctx, r}, want, cfg.workers(), sink)
+		return cipherOf(cfg.Bucket).decodeObject(ctx, contextReader{ctx, r}, want, cfg.workers(), sink)
 	})
 }
 

@@ -1,0 +1,303 @@
+package wal
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"github.com/zeebo/blake3"
+
+	"wal-e/internal/postgres"
+	"wal-e/internal/storage"
+)
+
+// An encrypted object is an OpenPGP message whose text is a plain object, so
+// that `gpg -d` and `zstd -d` give the file. Before the message stands a packet
+// that OpenPGP's readers pass over (tag 61), with the identity:
+//
+//	 0  1  FD, a packet of tag 61
+//	 1  1  bytes that follow, 76
+//	 2  8  "WALEWALS"
+//	10  8  system identifier
+//	18  8  bytes of the file
+//	26 16  epoch whose key made the fingerprint
+//	42 32  BLAKE3 keyed_hash(key of the epoch, bytes 10 to 25 || BLAKE3-256 of the file)
+//	74  4  CRC-32C of bytes 2 to 73
+//
+// Whoever has the epoch's key can tell whether a file is the stored one without
+// a private key, and whoever hasn't can't try out files.
+const (
+	sealedHeaderSize = 78
+	sealedMagic      = "WALEWALS"
+	sealedTag        = 0xFD
+)
+
+// An Epoch names the key of a keyed fingerprint; that of a fingerprint without
+// a key is zero.
+type Epoch [16]byte
+
+// A FingerprintKey makes keyed fingerprints.
+type FingerprintKey struct {
+	Epoch Epoch
+	Key   [32]byte
+}
+
+// A Cipher encrypts and decrypts objects. Functions that aren't needed may be
+// nil: then what needs them fails.
+type Cipher struct {
+	// Encrypt returns a writer of text; closing it completes the message in w.
+	Encrypt func(w io.Writer) (io.WriteCloser, error)
+	// Decrypt returns the text of a message. It ends with an error unless the
+	// message is what was written.
+	Decrypt func(ctx context.Context, message io.Reader) (io.ReadCloser, error)
+	// Keys are those of all epochs that are known here. New objects have
+	// fingerprints of the last.
+	Keys []FingerprintKey
+}
+
+// WithCipher returns the bucket as what the functions of this package take it
+// for when its objects are, or are to be, encrypted.
+func WithCipher(b storage.Bucket, c *Cipher) storage.Bucket { return &cipherBucket{b, c} }
+
+type cipherBucket struct {
+	storage.Bucket
+	cipher *Cipher
+}
+
+// cipherOf returns the cipher of a bucket, an empty one if there is none.
+func cipherOf(b storage.Bucket) *Cipher {
+	if c, ok := b.(*cipherBucket); ok && c.cipher != nil {
+		return c.cipher
+	}
+	return &Cipher{}
+}
+
+// ErrNoEpochKey is wrapped when a file can't be compared with the stored one.
+var ErrNoEpochKey = errors.New("the dedup key of the object's epoch isn't on this host")
+
+// ErrBadMessage is what Cipher.Decrypt and its reader wrap when the message isn't
+// what was written.
+var ErrBadMessage = errors.New("message is damaged")
+
+// keyed returns the identity with the keyed fingerprint of an epoch.
+func (c *Cipher) keyed(id Identity, epoch Epoch) (Identity, error) {
+	for _, k := range c.Keys {
+		if k.Epoch == epoch {
+			return k.identity(id), nil
+		}
+	}
+	return Identity{}, fmt.Errorf("epoch %s: %w", hex.EncodeToString(epoch[:]), ErrNoEpochKey)
+}
+
+func (k FingerprintKey) identity(id Identity) Identity {
+	h, err := blake3.NewKeyed(k.Key[:])
+	if err != nil {
+		panic("wal: internal error: " + err.Error()) // the key has 32 bytes
+	}
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:], uint64(id.System))
+	binary.LittleEndian.PutUint64(b[8:], uint64(id.Length))
+	_, _ = h.Write(b[:])              // never fails
+	_, _ = h.Write(id.Fingerprint[:]) // never fails
+	id.Epoch = k.Epoch
+	h.Sum(id.Fingerprint[:0])
+	return id
+}
+
+// sealedHeader returns the packet of an identity with a keyed fingerprint.
+func (id Identity) sealedHeader() []byte {
+	b := make([]byte, 0, sealedHeaderSize)
+	b = append(b, sealedTag, sealedHeaderSize-2)
+	b = append(b, sealedMagic...)
+	b = binary.LittleEndian.AppendUint64(b, uint64(id.System))
+	b = binary.LittleEndian.AppendUint64(b, uint64(id.Length))
+	b = append(append(b, id.Epoch[:]...), id.Fingerprint[:]...)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[2:], crc32.MakeTable(crc32.Castagnoli)))
+}
+
+// parseSealed parses what sealedHeader wrote.
+func parseSealed(b []byte) (Identity, error) {
+	switch {
+	case len(b) != sealedHeaderSize || b[0] != sealedTag || b[1] != sealedHeaderSize-2 || string(b[2:10]) != sealedMagic:
+		return Identity{}, errors.New("wal: object begins with no identity header")
+	case crc32.Checksum(b[2:74], crc32.MakeTable(crc32.Castagnoli)) != binary.LittleEndian.Uint32(b[74:]):
+		return Identity{}, errors.New("wal: identity header has a wrong checksum")
+	}
+	id := Identity{
+		System:      postgres.SystemID(binary.LittleEndian.Uint64(b[10:])),
+		Length:      int64(binary.LittleEndian.Uint64(b[18:])),
+		Epoch:       Epoch(b[26:42]),
+		Fingerprint: Fingerprint(b[42:74]),
+	}
+	if err := id.check(); err != nil {
+		return Identity{}, fmt.Errorf("wal: identity header: %w", err)
+	}
+	return id, nil
+}
+
+// readHead reads the identity of an object of either form.
+func readHead(r *bufio.Reader) (Identity, error) {
+	first, err := r.Peek(1)
+	if err != nil || first[0] != sealedTag {
+		return readIdentity(r)
+	}
+	var b [sealedHeaderSize]byte
+	if n, err := io.ReadFull(r, b[:]); err == io.EOF || err == io.ErrUnexpectedEOF {
+		return Identity{}, formatError{fmt.Errorf("it ends after %d bytes, within the identity header", n)}
+	} else if err != nil {
+		return Identity{}, err
+	}
+	id, err := parseSealed(b[:])
+	if err != nil {
+		return Identity{}, formatError{err}
+	}
+	return id, nil
+}
+
+// encrypt makes an encrypted object of a plain one.
+func (c *Cipher) encrypt(ctx context.Context, o *object) (*object, error) {
+	if c.Encrypt == nil {
+		return o, nil
+	}
+	if len(c.Keys) == 0 {
+		return nil, fmt.Errorf("encrypt: %w", ErrNoEpochKey)
+	}
+	header := c.Keys[len(c.Keys)-1].identity(o.id).sealedHeader()
+	if o.size < 0 {
+		s := &sealedStream{ctx: ctx, c: c, header: header, plain: o.body}
+		return &object{id: o.id, body: s, size: -1}, s.rewind()
+	}
+	held := bytes.NewBuffer(append(make([]byte, 0, o.size+o.size/64+4096), header...))
+	w, err := c.Encrypt(held)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(w, contextReader{ctx, o.body}); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return &object{id: o.id, body: bytes.NewReader(held.Bytes()), size: int64(held.Len())}, nil
+}
+
+// A sealedStream is an encrypted object made while it is read. Each time that
+// it is read from the beginning it has other bytes, of the same meaning.
+type sealedStream struct {
+	ctx    context.Context // of the Push that reads
+	c      *Cipher
+	header []byte
+	plain  io.ReadSeeker
+
+	w     io.WriteCloser
+	ready bytes.Buffer
+	buf   []byte
+	pos   int64
+	err   error
+}
+
+func (s *sealedStream) rewind() error {
+	if _, err := s.plain.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	s.ready.Reset()
+	s.ready.Write(s.header)
+	s.pos, s.err = 0, nil
+	var err error
+	s.w, err = s.c.Encrypt(&s.ready)
+	return err
+}
+
+func (s *sealedStream) Read(p []byte) (int, error) {
+	if s.buf == nil {
+		s.buf = make([]byte, 256<<10)
+	}
+	for s.ready.Len() == 0 && s.err == nil {
+		n, err := s.plain.Read(s.buf)
+		if _, werr := s.w.Write(s.buf[:n]); werr != nil {
+			s.err = werr
+			break
+		}
+		if err == io.EOF {
+			if err = s.w.Close(); err == nil {
+				err = io.EOF
+			}
+		}
+		s.err = err
+	}
+	if s.ready.Len() > 0 && (s.err == nil || s.err == io.EOF) {
+		n, _ := s.ready.Read(p) // it isn't empty
+		s.pos += int64(n)
+		return n, nil
+	}
+	return 0, s.err
+}
+
+// Seek goes back to the beginning, and tells where it is.
+func (s *sealedStream) Seek(offset int64, whence int) (int64, error) {
+	switch {
+	case offset == 0 && whence == io.SeekCurrent:
+		return s.pos, nil
+	case offset == 0 && whence == io.SeekStart:
+		return 0, s.rewind()
+	}
+	return s.pos, fmt.Errorf("wal: seek to %d from %d: %w", offset, whence, errors.ErrUnsupported)
+}
+
+// decodeObject is decode for an object of either form.
+func (c *Cipher) decodeObject(ctx context.Context, r io.Reader, want expectation, workers int, sink func([]byte) error) (Identity, error) {
+	br := bufio.NewReaderSize(r, 64<<10)
+	if first, err := br.Peek(1); err != nil || first[0] != sealedTag {
+		return decode(br, want, workers, sink)
+	}
+	outer, err := readHead(br)
+	if err != nil {
+		return Identity{}, err
+	}
+	if c.Decrypt == nil {
+		return Identity{}, errors.New("it is encrypted, and no private key is at hand")
+	}
+	text, err := c.Decrypt(ctx, br)
+	if err != nil {
+		return Identity{}, messageError(err)
+	}
+	id, err := decode(text, want, workers, sink)
+	if err == nil {
+		// Only the end proves the message.
+		var more int64
+		if more, err = io.Copy(io.Discard, io.LimitReader(text, 1)); err == nil && more > 0 {
+			err = formatError{errors.New("bytes follow the file in the message")}
+		}
+	}
+	if cerr := text.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return Identity{}, messageError(err)
+	}
+	keyed, err := c.keyed(id, outer.Epoch)
+	switch {
+	case errors.Is(err, ErrNoEpochKey):
+		keyed = Identity{System: id.System, Length: id.Length, Epoch: outer.Epoch, Fingerprint: outer.Fingerprint}
+	case err != nil:
+		return Identity{}, err
+	}
+	if keyed != outer {
+		return Identity{}, formatError{errors.New("its content isn't the one that its identity header says")}
+	}
+	return id, nil
+}
+
+// messageError says of a damaged message that the object is.
+func messageError(err error) error {
+	if errors.Is(err, ErrBadMessage) {
+		return formatError{err}
+	}
+	return err
+}
