@@ -70,13 +70,16 @@ type Bucket struct {
 	client *container.Client
 }
 
-// A MissingError says that a setting is needed and isn't given.
-type MissingError struct {
+// A FieldError says what is wrong with a setting; it wraps storage.ErrInvalid.
+type FieldError struct {
 	Field string // of Config
-	Why   string
+	Why   string // holds no secret
 }
 
-func (e *MissingError) Error() string { return fmt.Sprintf("%s is needed %s", e.Field, e.Why) }
+func (e *FieldError) Error() string { return e.Why }
+
+// Unwrap lets errors.Is find the kind of error.
+func (e *FieldError) Unwrap() error { return storage.ErrInvalid }
 
 // Open returns the bucket that a config describes. It makes no request.
 func Open(cfg Config) (*Bucket, error) {
@@ -113,26 +116,26 @@ func Open(cfg Config) (*Bucket, error) {
 func (c *Config) base() (string, error) {
 	switch {
 	case c.Container == "" || strings.ContainsAny(c.Container, "/?#%\\"):
-		return "", fmt.Errorf("%w: container name %q", storage.ErrInvalid, c.Container)
+		return "", &FieldError{"Container", fmt.Sprintf("%q is no name of a container", c.Container)}
 	case c.Account == "" && c.Key != "":
-		return "", &MissingError{"Account", "with an account key"}
+		return "", &FieldError{"Account", "is needed with an account key, and not set"}
 	case c.Account == "" && c.Endpoint == "":
-		return "", &MissingError{"Account", "without an endpoint"}
+		return "", &FieldError{"Account", "is needed without an endpoint, and not set"}
 	}
 	if c.Endpoint == "" {
 		if strings.ContainsFunc(c.Account, notAccount) {
-			return "", fmt.Errorf("%w: account name %q: want lower-case letters and digits", storage.ErrInvalid, c.Account)
+			return "", &FieldError{"Account", fmt.Sprintf("%q is no name of an account: want lower-case letters and digits", c.Account)}
 		}
 		return "https://" + c.Account + ".blob.core.windows.net/" + c.Container, nil
 	}
 	u, err := url.Parse(c.Endpoint)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
-		return "", fmt.Errorf("%w: the endpoint is not of the form https://HOST[:PORT][/ACCOUNT]", storage.ErrInvalid)
+		return "", &FieldError{"Endpoint", "is not of the form https://HOST[:PORT][/ACCOUNT]"}
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return "", fmt.Errorf("%w: the endpoint holds more than host, port and path: give a token or key by itself", storage.ErrInvalid)
+		return "", &FieldError{"Endpoint", "holds more than host, port and path: give a token or key by itself"}
 	case u.Scheme == "http" && c.Key == "" && c.SAS == "":
-		return "", fmt.Errorf("%w: the endpoint is http, over which Azure's own credentials are not sent: want https, a key or a token", storage.ErrInvalid)
+		return "", &FieldError{"Endpoint", "is http, over which Azure's own credentials are not sent: want https, a key or a token"}
 	}
 	return strings.TrimRight(c.Endpoint, "/") + "/" + c.Container, nil
 }
@@ -150,13 +153,13 @@ func (c *Config) client(base string) (*container.Client, error) {
 	case c.Key != "":
 		cred, err := container.NewSharedKeyCredential(c.Account, c.Key)
 		if err != nil {
-			return nil, fmt.Errorf("%w: the account key is not base64", storage.ErrInvalid)
+			return nil, &FieldError{"Key", "is not base64: want the account key as Azure shows it"}
 		}
 		options.Transport = transport{c.Transport, ""}
 		return container.NewClientWithSharedKeyCredential(base, cred, options)
 	case c.SAS != "":
 		if values, err := url.ParseQuery(c.SAS); err != nil || !values.Has("sig") {
-			return nil, fmt.Errorf("%w: the shared access signature has no sig=: want what follows the question mark in its URL", storage.ErrInvalid)
+			return nil, &FieldError{"SAS", "has no sig=: want what follows the question mark in the URL that Azure shows"}
 		}
 		return container.NewClientWithNoCredential(base, options)
 	}

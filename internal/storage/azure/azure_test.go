@@ -292,25 +292,26 @@ func testMeta(t *testing.T, s *enginetest.AzuriteServer, name string) {
 
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
-	for name, cfg := range map[string]azure.Config{
-		"no container":    {Account: "a", Key: "a2V5"},
-		"slash":           {Container: "a/b", Account: "a", Key: "a2V5"},
-		"key not base64":  {Container: "c", Account: "a", Key: "top secret"},
-		"account":         {Container: "c", Account: "a.evil/", Key: "a2V5"},
-		"no signature":    {Container: "c", Account: "a", SAS: "sv=topsecret"},
-		"endpoint scheme": {Container: "c", Account: "a", Endpoint: "127.0.0.1:10000", Key: "a2V5"},
-		"endpoint user":   {Container: "c", Account: "a", Endpoint: "http://u:topsecret@h/", Key: "a2V5"},
-		"endpoint query":  {Container: "c", Account: "a", Endpoint: "https://h/a?sig=topsecret", Key: "a2V5"},
-		"token over http": {Container: "c", Account: "a", Endpoint: "http://h/a"},
+	for _, test := range []struct {
+		field string
+		cfg   azure.Config
+	}{
+		{"Container", azure.Config{Account: "a", Key: "a2V5"}},
+		{"Container", azure.Config{Container: "a/b", Account: "a", Key: "a2V5"}},
+		{"Key", azure.Config{Container: "c", Account: "a", Key: "top secret"}},
+		{"Account", azure.Config{Container: "c", Account: "a.evil/", Key: "a2V5"}},
+		{"Account", azure.Config{Container: "c"}},
+		{"Account", azure.Config{Container: "c", Endpoint: "https://h/a", Key: "a2V5"}},
+		{"SAS", azure.Config{Container: "c", Account: "a", SAS: "sv=topsecret"}},
+		{"Endpoint", azure.Config{Container: "c", Account: "a", Endpoint: "127.0.0.1:10000", Key: "a2V5"}},
+		{"Endpoint", azure.Config{Container: "c", Account: "a", Endpoint: "http://u:topsecret@h/", Key: "a2V5"}},
+		{"Endpoint", azure.Config{Container: "c", Account: "a", Endpoint: "https://h/a?sig=topsecret", Key: "a2V5"}},
+		{"Endpoint", azure.Config{Container: "c", Account: "a", Endpoint: "http://h/a"}},
 	} {
-		if _, err := azure.Open(cfg); !errors.Is(err, storage.ErrInvalid) || strings.Contains(err.Error(), "secret") {
-			t.Errorf("%s: Open = %v, want %v without secrets", name, err, storage.ErrInvalid)
-		}
-	}
-	var missing *azure.MissingError
-	for _, cfg := range []azure.Config{{Container: "c"}, {Container: "c", Endpoint: "https://h/a", Key: "a2V5"}} {
-		if _, err := azure.Open(cfg); !errors.As(err, &missing) || missing.Field != "Account" {
-			t.Errorf("Open(%+v) = %v, want that Account is missing", cfg, err)
+		_, err := azure.Open(test.cfg)
+		var field *azure.FieldError
+		if !errors.As(err, &field) || field.Field != test.field || !errors.Is(err, storage.ErrInvalid) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("Open(%+v) = %v, want what is wrong with %s, without secrets", test.cfg, err, test.field)
 		}
 	}
 }
