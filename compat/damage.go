@@ -12,7 +12,7 @@ import (
 // it. What can't be decrypted is not among them: the key may just not be here.
 func isDamage(err error) bool {
 	for _, kind := range []error{
-		lzop.ErrFormat, lzop.ErrDamaged, lzop.ErrUnsupported, ErrNotClassic, ErrBadMember, ErrIncomplete, ErrBadWAL,
+		lzop.ErrFormat, lzop.ErrDamaged, lzop.ErrUnsupported, ErrNotClassic, ErrDamagedMessage, ErrBadMember, ErrIncomplete, ErrBadWAL,
 		tar.ErrHeader, tar.ErrFieldTooLong, storage.ErrNotExist,
 	} {
 		if errors.Is(err, kind) {

@@ -16,9 +16,31 @@ import (
 // end, when the message isn't whole and authentic.
 type Decrypt func(ctx context.Context, message io.Reader) (io.ReadCloser, error)
 
-// ErrUndecipherable is wrapped by a Decrypt, or its reader, when the message
-// can't be decrypted: the key isn't there, or the message isn't whole.
+// ErrUndecipherable is wrapped when an object is encrypted and there is no Decrypt.
 var ErrUndecipherable = errors.New("can't be decrypted")
+
+// ErrDamagedMessage is wrapped by a Decrypt, and by its reader, when the message
+// isn't whole and authentic.
+var ErrDamagedMessage = errors.New("damaged message")
+
+// An Encrypt returns a writer whose Close ends an OpenPGP message to w. What the
+// original writes is not compressed in itself.
+type Encrypt func(w io.Writer) (io.WriteCloser, error)
+
+// sealed calls fill with a writer to w that encrypts, or w itself when encrypt is nil.
+func (encrypt Encrypt) sealed(w io.Writer, fill func(w io.Writer) error) error {
+	if encrypt == nil {
+		return fill(w)
+	}
+	message, err := encrypt(w)
+	if err != nil {
+		return fmt.Errorf("encrypt: %w", err)
+	}
+	if err := fill(message); err != nil {
+		return err // the message stays without an end
+	}
+	return message.Close()
+}
 
 // ErrNotClassic is wrapped when an object is neither an lzop file nor an OpenPGP
 // message.

@@ -18,6 +18,7 @@ import (
 type WALConfig struct {
 	Bucket  storage.Bucket
 	Decrypt Decrypt // nil: encrypted files can't be read
+	Encrypt Encrypt // of pushes; nil: they are stored in the clear
 	// System is the cluster that asks; a segment of another one is refused. Zero
 	// takes any.
 	System  postgres.SystemID

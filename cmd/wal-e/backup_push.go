@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"wal-e/backup"
+	"wal-e/compat"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 	"wal-e/wal"
@@ -105,8 +106,11 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 	if err != nil {
 		return err
 	}
-	if err := s.requireDedup(ctx, b); err != nil {
+	switch layout, err := s.layoutToWrite(ctx, b); {
+	case err != nil:
 		return err
+	case layout == compat.Classic:
+		return pushClassicBackup(ctx, s, b, f, dir)
 	}
 	if err := s.checkKnown(ctx, b); err != nil {
 		return err

@@ -14,15 +14,16 @@ import (
 	"wal-e/internal/storage"
 )
 
-// requireDedup makes sure that the archive is to be written in our layout:
-// because WALE_LAYOUT says so, or because that is what it holds, or nothing.
+// requireDedup makes sure that the archive is one of our layout: because
+// WALE_LAYOUT says so, or because that is what it holds, or nothing. It is for what
+// can't be done in a classic archive.
 func (s *session) requireDedup(ctx context.Context, b storage.Bucket) error {
 	switch s.layout {
 	case compat.Dedup:
 		return nil
 	case compat.Classic:
 		return &message{
-			text: fmt.Sprintf("WALE_LAYOUT: writing the classic layout is %v", errNotBuilt),
+			text: fmt.Sprintf("WALE_LAYOUT: doing this in the classic layout is %v", errNotBuilt),
 			hint: switchHint,
 			err:  errNotBuilt,
 		}
@@ -40,15 +41,14 @@ func (s *session) requireDedup(ctx context.Context, b storage.Bucket) error {
 		return nil
 	}
 	return &message{
-		text: fmt.Sprintf("%s holds a classic archive, and writing the classic layout is %v", s.prefix, errNotBuilt),
+		text: fmt.Sprintf("%s holds a classic archive, and doing this in it is %v", s.prefix, errNotBuilt),
 		hint: switchHint,
 		err:  errNotBuilt,
 	}
 }
 
-const switchHint = "Set WALE_LAYOUT=dedup to begin the new layout beside the classic one, and push a base backup at once: " +
-	"WAL that is archived from then on is not seen by classic WAL-E, so classic base backups can be recovered " +
-	"up to that moment only. Or keep to classic WAL-E for this prefix."
+const switchHint = "wal-e upgrade-layout --confirm begins the new layout beside the classic one. " +
+	"Classic backups are deleted with classic WAL-E."
 
 // admission returns the function that wal-push asks whether the archive takes
 // WAL of a system. Once the archive has said so, the answer is known on this

@@ -89,6 +89,7 @@ func subcommands(a *app) []*cobra.Command {
 		newVerifyCommand(a),
 		newCheckCommand(a),
 		newAdoptSystemCommand(a),
+		newUpgradeLayoutCommand(a),
 		newWALPushCommand(a),
 		newWALFetchCommand(a),
 		newWALPrefetchCommand(a),

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"wal-e/compat"
 	"wal-e/internal/postgres"
 	"wal-e/wal"
 )
@@ -70,7 +71,7 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 	late := errors.New("too late")
 	limited, cancel := context.WithTimeoutCause(ctx, s.pushTimeout, late)
 	defer cancel()
-	admit := onePerSystem(s.admission(b))
+	layout, admit := s.layoutOnce(b), onePerSystem(s.admission(b))
 	var widen sync.Once
 	pool := wal.Pool{
 		Size: poolSize,
@@ -79,6 +80,12 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 			if file != path {
 				widen.Do(func() { bePooled(min(runtime.NumCPU(), poolCores)) })
 				cfg.Workers = 1 // there are files enough for all cores
+			}
+			switch layout, err := layout(ctx); {
+			case err != nil:
+				return err
+			case layout == compat.Classic:
+				return s.pushClassicFile(ctx, b, file, cfg.Workers)
 			}
 			return s.pushFile(ctx, cfg, file)
 		},
