@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -98,4 +99,9 @@ func (s *S3Server) Objects(t testing.TB, bucket string) []string {
 		}
 	}
 	return names
+}
+
+// S3 returns a Swift's gateway.
+func (s *SwiftServer) S3() *S3Server {
+	return &S3Server{Process: s.proxy, Addr: strings.TrimPrefix(s.URL, "http://"), AccessKey: s.User, SecretKey: s.Password, Region: "us-east-1"}
 }

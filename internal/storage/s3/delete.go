@@ -17,8 +17,10 @@ import (
 )
 
 const (
-	bulkSize = 1000 // keys in a request, S3's limit
-	singles  = 8    // requests at once, where there is no bulk deletion
+	// Keys in a request, of which S3 takes 1000. Some servers delete them one by
+	// one and say nothing until the last is gone.
+	bulkSize = 250
+	singles  = 8 // requests at once, where there is no bulk deletion
 )
 
 // Delete implements storage.Bucket.

@@ -104,10 +104,14 @@ func Open(cfg Config) (*Bucket, error) {
 	}
 	transport := cfg.Transport
 	if transport == nil {
-		var err error
-		if transport, err = httpx.Transport(cfg.Certificates); err != nil {
+		own, err := httpx.Transport(cfg.Certificates)
+		if err != nil {
 			return nil, fmt.Errorf("certificates: %w", err)
 		}
+		// The SDK asks whether a large body is welcome. A server that doesn't want
+		// it may close the connection, and its answer is lost in the noise.
+		own.ExpectContinueTimeout = 5 * time.Second
+		transport = own
 	}
 	b := &Bucket{cfg: cfg, secrets: newCredentials(&cfg)}
 	region := cfg.Region
