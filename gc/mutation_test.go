@@ -172,12 +172,12 @@ func mutationCases() []mutationCase {
 	return []mutationCase{
 		push(intentLate, 500),
 		push(marksUnread, 500),
-		{string(marksEarly) + " (with W4a left out)", scenario{client: marksEarly, lenient: true}, 3000},
+		{string(marksEarly) + " (with W4a left out)", scenario{client: marksEarly, lenient: true, naps: []nap{beforeIntent, beforeOutcome}}, 3000},
 		push(noRecheck, 500),
 		push(noWALCheck, 500),
 		push(deafToRace, 500),
 		push(noW6, 500),
-		push(noHorizon, 8000),
+		{string(noHorizon), scenario{client: noHorizon, sleepy: true, naps: []nap{beforeWAL}}, 3000},
 		gcCase("G1 lists packs before runs", gc.Skipped{PacksFirst: true}, 500),
 		gcCase("G1 spares packs of open pushes", gc.Skipped{OwnPacks: true}, 500),
 		gcCase("G4 waits", gc.Skipped{Grace: true}, 500),
@@ -185,12 +185,14 @@ func mutationCases() []mutationCase {
 		gcCase("G5 lists anew", gc.Skipped{FreshList: true}, 500),
 		gcCase("G5 reads backups that G1 didn't know", gc.Skipped{RereadAll: true}, 500),
 		gcCase("fail closed", gc.Skipped{FailClosed: true}, 1500),
-		gcCase("G7 intent before outcome", gc.Skipped{IntentFirst: true}, 2500),
+		{"G7 intent before outcome", scenario{skip: gc.Skipped{IntentFirst: true}, naps: []nap{beforeReap, beforeOutcome}}, 2500},
 		gcCase("G7 tombstone last", gc.Skipped{TombstoneLast: true}, 500),
-		gcCase("condemnations are never taken back", gc.Skipped{NoPardon: true}, 4000),
+		{"condemnations are never taken back (with W4a left out)", scenario{
+			skip: gc.Skipped{NoPardon: true}, lenient: true, script: scriptPacksLeft,
+		}, 1},
 		{
 			"G7 marks only while no push is open (with W4a and the kept WAL horizon left out)",
-			scenario{skip: gc.Skipped{SecondGrace: true, KeepHorizon: true}, lenient: true, sleepy: true, primaries: true}, 2500,
+			scenario{skip: gc.Skipped{SecondGrace: true, KeepHorizon: true}, lenient: true, script: scriptSecondGrace}, 1,
 		},
 		sleepy("G5 WAL horizon anew", gc.Skipped{HorizonFresh: true}, 1500),
 		// The absence of these shows only when processes stop at certain places.

@@ -74,9 +74,13 @@ var (
 	beforeRuns    = nap{"", "list", "basebackups_006/", "", 0.2}
 	beforeWAL     = nap{"", "delete", "wal_006/", "", 0.7}
 	beforePacks   = nap{"", "delete", "chunks_006/packs/", "", 0.5}
+	beforeReap    = nap{"", "delete", "basebackups_006/", ".intent", 0.7}
 	beforeIntent  = nap{"push", "create", "basebackups_006/", ".intent", 0.3}
 	beforeOutcome = nap{"push", "create", "basebackups_006/", ".outcome", 0.5}
-	allNaps       = []nap{beforeMark, beforeRuns, beforeWAL, beforePacks, beforeIntent, beforeOutcome}
+	allNaps       = []nap{
+		beforeMark, beforeRuns, beforeWAL,
+		beforePacks, beforeReap, beforeIntent, beforeOutcome,
+	}
 )
 
 // napChance is the chance that a process stops before a request.

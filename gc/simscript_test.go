@@ -180,8 +180,8 @@ func scriptReaped(d *director) error {
 	)
 }
 
-// scriptPacksLeft is about a mark that went while one of its packs was needed: a
-// collection sleeps that has read the mark, and whose grace is over; a push
+// scriptPacksLeft is about a mark that went while one of its packs was needed,
+// as BUG_PARDON of gc.pml has it: a collection sleeps that has read the mark, and whose grace is over; a push
 // references the pack, which nothing condemns any more; the backup that needed
 // it is deleted; the collection wakes.
 func scriptPacksLeft(d *director) error {
@@ -202,6 +202,28 @@ func scriptPacksLeft(d *director) error {
 		},
 		func() error { return d.finish(d.collect(12)) },
 		func() error { return d.finish(sleeper) },
+		func() error { return d.finish(late) },
+		func() error { return d.expectBackups(14) },
+	)
+}
+
+// scriptSecondGrace is BUG_NO_GRACE of index-reap.pml: a push has found a pack
+// that is condemned, and reads the marks only after pack, index and mark went.
+func scriptSecondGrace(d *director) error {
+	var heir, late *simstore.Client
+	return steps(
+		func() error { return d.finish(d.push(0, 10, false)) },
+		func() error { d.s.lsn = 12; heir = d.push(1, 12, false); return nil },
+		func() error { return d.run(heir, at(1, "create", "basebackups_006/", ".outcome")) },
+		func() error { return d.finish(d.collect(10)) },
+		func() error { return d.finish(heir) },
+		func() error { return d.expectBackups(12) },
+		func() error {
+			d.s.lsn = 14
+			late = d.push(2, 14, false)
+			return d.run(late, at(1, "list", "chunks_006/condemned/", ""))
+		},
+		func() error { return d.finish(d.collect(12)) },
 		func() error { return d.finish(late) },
 		func() error { return d.expectBackups(14) },
 	)
