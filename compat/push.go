@@ -94,8 +94,8 @@ type PushReport struct {
 // The backup is taken with the non-exclusive functions, so that it works on standbys
 // and from PostgreSQL 15 on. backup_label and tablespace_map come from the server
 // and stand in the last partition, with pg_control, which is read after every
-// other file. The sentinel is stored last. A push that fails leaves partitions without
-// one, which no program takes for a backup.
+// other file. The sentinel is stored last. A push that is killed leaves partitions
+// without one, which no program takes for a backup.
 //
 // Nothing is kept on disk. Memory: per worker a few blocks of lzop, and the names of
 // one partition's files.
@@ -112,10 +112,39 @@ func Push(ctx context.Context, cfg PushConfig) (*PushReport, error) {
 		err = p.live(ctx)
 	}
 	if err != nil {
+		p.tidy(ctx)
 		return nil, err
 	}
 	p.report.Seconds = cfg.Now().Sub(p.began).Seconds()
 	return p.report, nil
+}
+
+// tidy removes what a push that failed has stored, so that the same backup can be
+// taken again. It needs a right that pushes needn't have; without it, begin says what
+// to do. Once the sentinel may be there, nothing is removed.
+func (p *pusher) tidy(ctx context.Context) {
+	if !p.claim || p.ending {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	var keys []string
+	for o, err := range p.cfg.Bucket.List(ctx, backupsFolder+p.name.String()+"/", "") {
+		if err != nil {
+			return
+		}
+		if k := ParseKey(o.Key); k.Kind == Partition {
+			keys = append(keys, o.Key)
+		}
+	}
+	// The version file last: while it is there, no other push takes the name.
+	err := p.cfg.Bucket.Delete(ctx, keys...)
+	if err == nil {
+		err = p.cfg.Bucket.Delete(ctx, p.name.Version())
+	}
+	if err != nil {
+		p.cfg.Log.DebugContext(ctx, "what the push stored stays", "error", err)
+	}
 }
 
 // A pusher is one push under way.
@@ -130,6 +159,8 @@ type pusher struct {
 	began   time.Time
 
 	name   Name
+	claim  bool // the version file is ours, and so is what is beside it
+	ending bool // the sentinel may be stored
 	start  postgres.LSN
 	tl     postgres.Timeline
 	next   int // number of the next partition
@@ -359,6 +390,7 @@ func (p *pusher) begin(ctx context.Context, version string) error {
 	if err != nil {
 		return err
 	}
+	p.claim = true
 	log.InfoContext(ctx, "postgres version metadata upload complete")
 	return nil
 }
@@ -506,6 +538,7 @@ func (p *pusher) commit(ctx context.Context, stop postgres.LSN, segment, offset 
 	if err != nil {
 		return err
 	}
+	p.ending = true
 	err = storage.CreateBytes(ctx, p.cfg.Bucket, p.name.Sentinel(), b, nil)
 	if errors.Is(err, storage.ErrExist) { // a lost answer, or another push
 		theirs, rerr := storage.ReadAll(ctx, p.cfg.Bucket, p.name.Sentinel(), maxSentinel)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"wal-e/compat/lzop"
+	"wal-e/internal/storage"
 )
 
 // readStep is how much of a file is read at once, and the burst of a rate limit.
@@ -27,6 +28,7 @@ func (p *pusher) store(ctx context.Context, number int, fill func(*partitionWrit
 	log.InfoContext(ctx, "begin uploading a base backup volume",
 		"detail", fmt.Sprintf("Uploading to %q.", p.cfg.Bucket.URL()+"/"+key))
 	var files, bytes int64 // of the last time
+	whole := false
 	write := func(w io.Writer) error {
 		z := lzop.NewWriter(w, lzop.Header{ModTime: p.began}, cores)
 		part := &partitionWriter{tar: tar.NewWriter(z), limit: p.limit}
@@ -36,13 +38,21 @@ func (p *pusher) store(ctx context.Context, number int, fill func(*partitionWrit
 		if err := part.tar.Close(); err != nil {
 			return err
 		}
-		files, bytes = part.files, part.bytes
+		files, bytes, whole = part.files, part.bytes, true
 		return z.Close()
 	}
 	body := &stream{write: func(w io.Writer) error { return p.cfg.Encrypt.sealed(w, write) }}
 	err = p.cfg.Bucket.Create(ctx, key, body, -1, nil)
 	sent := body.pos
-	if err = errors.Join(err, body.Close()); err != nil {
+	err = errors.Join(err, body.Close())
+	if errors.Is(err, storage.ErrExist) && whole {
+		// Nobody else stores partitions beside our version file: the answer to
+		// an earlier try was lost.
+		var a storage.Attributes
+		a, err = p.cfg.Bucket.Stat(ctx, key)
+		sent = a.Size
+	}
+	if err != nil {
 		return err
 	}
 	p.files.Add(files)
