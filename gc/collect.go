@@ -73,6 +73,7 @@ func (c *collector) run(ctx context.Context) error {
 			return err
 		}
 	}
+	c.heedWeakness()
 	if err := c.look(ctx); err != nil { // G1
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -73,6 +74,11 @@ func TestStoreWithoutAWinnerIsRefused(t *testing.T) {
 	a.mustRestore(last)
 }
 
+// weak is known not to keep its promises.
+type weak struct{ storage.Bucket }
+
+func (weak) Weakness() string { return "its listings lag" }
+
 // A store that is known to be weak is waited for, also when a probe shows
 // nothing: twice what its listings lag, each time it must show what others wrote.
 func TestWeakStoreIsWaitedFor(t *testing.T) {
@@ -84,8 +90,9 @@ func TestWeakStoreIsWaitedFor(t *testing.T) {
 		"by default":     {func(*gc.Config) {}, 2 * time.Minute},
 		"for as long as": {func(c *gc.Config) { c.Settle = 10 * time.Second }, 20 * time.Second},
 		"exclusive":      {func(c *gc.Config) { c.Exclusive = true }, 0},
-		"a strong store": {func(c *gc.Config) { c.Weak = false }, 0},
+		"a strong store": {func(c *gc.Config) { c.Bucket = c.Bucket.(weak).Bucket }, 0},
 		"dry run":        {func(c *gc.Config) { c.DryRun = true }, 0},
+		"found out late": {func(c *gc.Config) { c.Bucket = &weakOnceAsked{Bucket: c.Bucket.(weak).Bucket} }, 2 * time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -94,7 +101,7 @@ func TestWeakStoreIsWaitedFor(t *testing.T) {
 			a.push(20, [extents]int{1, 1, 1, 1, 1, 1})
 			synctest.Test(t, func(t *testing.T) {
 				cfg := a.config()
-				cfg.Weak = true
+				cfg.Bucket = weak{a.b}
 				tt.change(&cfg)
 				begin := time.Now()
 				r, err := gc.Delete(t.Context(), cfg, []chunkstore.Ref{first})
@@ -108,4 +115,22 @@ func TestWeakStoreIsWaitedFor(t *testing.T) {
 			})
 		})
 	}
+}
+
+// weakOnceAsked shows that it is weak only when something is created in it.
+type weakOnceAsked struct {
+	storage.Bucket
+	asked atomic.Bool
+}
+
+func (w *weakOnceAsked) Create(ctx context.Context, key string, r io.Reader, size int64, meta storage.Meta) error {
+	w.asked.Store(true)
+	return w.Bucket.Create(ctx, key, r, size, meta)
+}
+
+func (w *weakOnceAsked) Weakness() string {
+	if !w.asked.Load() {
+		return ""
+	}
+	return "it has no conditional writes"
 }
