@@ -49,14 +49,12 @@ type Config struct {
 	// all files of WAL archives that no backup needs.
 	Everything bool
 
-	// Weak says that the store is known not to keep the promises of
-	// storage.Bucket, whatever a probe shows: then without Exclusive and Settle
-	// a minute is waited out.
-	Weak bool
 	// Exclusive is the operator's word that nothing else uses the prefix, for
-	// weak stores. Settle is the weaker way: how long a listing may lag behind
-	// such a store at most. A collection waits for twice as long, each time it
-	// must see what others wrote.
+	// weak stores: those that don't keep the promises of storage.Bucket. Settle
+	// is the weaker way: how long a listing may lag behind such a store at most;
+	// 0 means a minute when storage.Weakness knows of one, whatever a probe
+	// shows. A collection waits for twice as long, each time it must see what
+	// others wrote.
 	Exclusive bool
 	Settle    time.Duration
 
@@ -91,10 +89,6 @@ type skipped struct {
 	intentCheck   bool // G7 makes sure that litter has no intent
 }
 
-// weakSettle is how long listings of a weak store may lag when nobody knows
-// better. It is longer than what Swift's are seen to do while it is healthy.
-const weakSettle = time.Minute
-
 func (c *Config) setDefaults() error {
 	if c.Bucket == nil {
 		return errors.New("gc: internal error: no bucket")
@@ -104,9 +98,6 @@ func (c *Config) setDefaults() error {
 	}
 	if c.FenceAfter == 0 {
 		c.FenceAfter = 24 * time.Hour
-	}
-	if c.Weak && !c.Exclusive && c.Settle <= 0 {
-		c.Settle = weakSettle
 	}
 	if c.Requests <= 0 {
 		c.Requests = 16

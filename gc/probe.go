@@ -54,6 +54,7 @@ func (c *collector) probe(ctx context.Context) (time.Time, error) {
 	if err != nil {
 		return clock, err
 	}
+	c.heedWeakness()
 	left, listed, err := c.listProbes(ctx, key, clock)
 	if err != nil {
 		return clock, err
@@ -66,6 +67,18 @@ func (c *collector) probe(ctx context.Context) (time.Time, error) {
 			"lag at most, or with --exclusive while nothing else uses the archive", ErrWeakStore, key, c.b.URL())
 	}
 	return clock, nil
+}
+
+// weakSettle is how long listings of a weak store may lag when nobody knows
+// better. It is longer than what Swift's are seen to do while it is healthy.
+const weakSettle = time.Minute
+
+// heedWeakness has a collection wait for a store that is known to be weak. Some
+// show what they lack only when they are asked to create.
+func (c *collector) heedWeakness() {
+	if c.cfg.Settle <= 0 && !c.cfg.Exclusive && storage.Weakness(c.b) != "" {
+		c.cfg.Settle = weakSettle
+	}
 }
 
 // probeObject creates a probe, tries to create it again, and reads it.

@@ -237,7 +237,6 @@ func (s *session) openForDelete(ctx context.Context) (storage.Bucket, error) {
 // the record that classic WAL-E has for each object that it deletes.
 func (s *session) prepareCollection(ctx context.Context, b storage.Bucket, c *gc.Config) {
 	c.Bucket, c.Host, c.Log = b, hostname(), s.workerLog()
-	c.Weak = storage.Weakness(b) != ""
 	if c.Log.Enabled(ctx, slog.LevelInfo) {
 		log, url, everything, dryRun := c.Log, b.URL(), c.Everything, c.DryRun
 		c.Deleting = func(key string) { writeRecord(ctx, log, gc.KeyRecord(url, key, everything, dryRun)) }
