@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -115,7 +116,9 @@ type sim struct {
 	spawned    int
 	kinds      map[string]int
 	lifecycle  bool
-	settling   bool // faults are over
+	settling   bool         // faults are over
+	pushed     atomic.Int64 // pushes that succeeded
+	undeleted  atomic.Int64 // undeletes that did
 	nap        func(client, op, key string) float64
 }
 

@@ -99,6 +99,7 @@ func (p *push) run(ctx context.Context, c *simstore.Client) {
 		_ = run.Abort(ctx, err.Error()) // the run stays open when that fails, as ever
 		return
 	}
+	p.s.pushed.Add(1)
 	p.s.reported(c, run.Ref())
 }
 
@@ -236,6 +237,13 @@ func (s *sim) collect(ctx context.Context, c *simstore.Client, kind string, chan
 		cfg.Settle = lag
 	}
 	cfg.Skip(s.sc.skip)
+	if chance>>40%5 == 0 { // some backups are kept beyond the window, with just their own WAL
+		for ref := range s.backups() {
+			if (chance>>44+uint64(ref.Run[5]))%2 == 0 {
+				cfg.Ranges = append(cfg.Ranges, ref)
+			}
+		}
+	}
 	var refs []chunkstore.Ref
 	if kind == "delete" || kind == "dry" && chance>>20%2 == 0 {
 		runs, err := chunkstore.Runs(ctx, c)
@@ -255,6 +263,12 @@ func (s *sim) collect(ctx context.Context, c *simstore.Client, kind string, chan
 		}
 		if chance>>36%8 == 0 {
 			refs = append(refs, runs[len(runs)-1].Ref)
+		}
+		if chance>>48%24 == 0 { // delete everything
+			cfg.Everything, cfg.Ranges = true, nil
+			for _, r := range runs {
+				refs = append(refs, r.Ref)
+			}
 		}
 	}
 	if len(refs) == 0 {
@@ -286,6 +300,7 @@ func (s *sim) undelete(ctx context.Context, c *simstore.Client, chance uint64, n
 	defer func() { s.committing-- }()
 	ref, err := gc.Undelete(ctx, gc.Undeletion{Bucket: s.sc.client.wrap(c), Host: c.Name(), Now: now}, runs[int(chance>>8)%len(runs)].Ref)
 	if err == nil {
+		s.undeleted.Add(1)
 		s.reported(c, ref)
 	}
 }

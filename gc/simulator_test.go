@@ -145,9 +145,9 @@ func baseline(seed uint64) scenario {
 func TestSimulator(t *testing.T) {
 	t.Parallel()
 	defer debug.SetGCPercent(debug.SetGCPercent(800))
-	// A seed takes 10 ms of an idle core and several times that of a busy one;
-	// WALE_SIM_SEEDS runs more, make soak for as long as it is told.
-	seeds := uint64(2000)
+	// A seed takes 20 to 40 ms of one core of a busy machine. WALE_SIM_SEEDS runs
+	// more or fewer, make soak for as long as it is told.
+	seeds := uint64(10_000)
 	if testing.Short() {
 		seeds = 300
 	}
@@ -191,7 +191,7 @@ func runSeeds(t *testing.T, more func(seed uint64) bool) {
 func runSeedsFrom(t *testing.T, first uint64, more func(seed uint64) bool) {
 	t.Helper()
 	workers := 3 * uint64(runtime.GOMAXPROCS(0))
-	var seeds, steps, faults atomic.Int64
+	var seeds, steps, faults, pushed, undeleted atomic.Int64
 	t.Run("seeds", func(t *testing.T) {
 		for worker := range workers {
 			t.Run(fmt.Sprint("worker", worker), func(t *testing.T) {
@@ -208,11 +208,17 @@ func runSeedsFrom(t *testing.T, first uint64, more func(seed uint64) bool) {
 					seeds.Add(1)
 					steps.Add(int64(s.w.Steps))
 					faults.Add(int64(s.w.Faults))
+					pushed.Add(s.pushed.Load())
+					undeleted.Add(s.undeleted.Load())
 				}
 			})
 		}
 	})
-	t.Logf("%d seeds, %d requests, %d faults", seeds.Load(), steps.Load(), faults.Load())
+	t.Logf("%d seeds, %d requests, %d faults; %d pushes and %d undeletes succeeded",
+		seeds.Load(), steps.Load(), faults.Load(), pushed.Load(), undeleted.Load())
+	if n := seeds.Load(); n >= 200 && (pushed.Load() < 5*n || undeleted.Load() < n/50) {
+		t.Errorf("in %d seeds only %d pushes and %d undeletes succeeded", n, pushed.Load(), undeleted.Load())
+	}
 }
 
 // simDir is a folder in memory if there is one: index tables are files.
