@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,16 +23,22 @@ import (
 // A flaky bucket breaks off the first tries of each Create after some bytes.
 type flaky struct {
 	storage.Bucket
+
+	mu    sync.Mutex
 	tries map[string]int
 }
 
 func (f *flaky) Create(ctx context.Context, key string, r io.Reader, size int64, meta storage.Meta) error {
-	if f.tries[key]++; f.tries[key] <= 2 {
-		_, _ = io.CopyN(io.Discard, r, int64(f.tries[key])*100)
+	f.mu.Lock()
+	f.tries[key]++
+	try := f.tries[key]
+	f.mu.Unlock()
+	if try <= 2 {
+		_, _ = io.CopyN(io.Discard, r, int64(try)*100)
 		return errStore
 	}
 	err := f.Bucket.Create(ctx, key, r, size, meta)
-	if f.tries[key] == 3 && err == nil && compat.ParseKey(key).Kind != compat.Version {
+	if try == 3 && err == nil && compat.ParseKey(key).Kind != compat.Version {
 		return errStore // the answer is lost
 	}
 	return err
@@ -40,7 +47,7 @@ func (f *flaky) Create(ctx context.Context, key string, r io.Reader, size int64,
 func TestPushWAL(t *testing.T) {
 	t.Parallel()
 	a := newClassic(t)
-	f := &flaky{a, make(map[string]int)}
+	f := &flaky{Bucket: a, tries: make(map[string]int)}
 	cfg := compat.WALConfig{Bucket: storage.Retry(f, storage.Policy{Attempts: 5, First: time.Microsecond}), Workers: 2}
 	path := filepath.Join(t.TempDir(), "000000010000000000000004")
 	write := func(b []byte) {
@@ -152,7 +159,7 @@ func TestPushOffline(t *testing.T) {
 	for o := range b.List(t.Context(), "", "") {
 		t.Errorf("failed pushes left %s", o.Key)
 	}
-	f := &flaky{b, make(map[string]int)}
+	f := &flaky{Bucket: b, tries: make(map[string]int)}
 	cfg.Bucket = storage.Retry(f, storage.Policy{Attempts: 5, First: time.Microsecond})
 	cfg.MaxPartition, cfg.ReadRate = 17<<20, 1<<30
 	r, err := compat.Push(t.Context(), cfg)
