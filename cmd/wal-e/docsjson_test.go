@@ -21,7 +21,7 @@ import (
 func TestJSONDocs(t *testing.T) {
 	t.Parallel()
 	printed := map[string][]any{
-		"backup-push":  {pushed{}},
+		"backup-push":  {pushed{}, compat.PushReport{}},
 		"backup-fetch": {backup.FetchReport{}, compat.FetchReport{}},
 		"backup-list":  {backup.Listed{}, classicListed{}},
 		// What marshals itself is named by a value.
