@@ -35,6 +35,12 @@ engines: ## install the servers and programs that tests need (.ci/install-engine
 test-only: go
 	$(GO) test -count=1 -timeout 20m ./...
 
+.PHONY: test-s3
+test-s3: go ## run the tests against S3 (MinIO, versitygw, Swift's gateway)
+	.ci/install-engines postgres minio versitygw toxiproxy swift
+	$(GO) test -count=1 -timeout 20m -run 'TestS3|Storages/s3' ./cmd/wal-e
+	$(GO) test -count=1 -timeout 20m ./internal/storage/s3 ./internal/storage/httpx
+
 .PHONY: test-swift
 test-swift: go ## run the tests against OpenStack Swift and Keystone
 	.ci/install-engines postgres swift keystone

@@ -17,6 +17,11 @@ func s3Cases() []storageCase {
 			env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], env["AWS_SESSION_TOKEN"] = s.Session(t, "")
 			return env
 		}},
+		// No conditional PUT and no bulk deletion.
+		{name: "s3 swift gateway", collect: []string{"--exclusive"}, open: func(t *testing.T) map[string]string {
+			s := enginetest.Swift(t, 1).S3()
+			return s3Env(t, s)
+		}},
 	}
 }
 
