@@ -49,7 +49,8 @@ type Pool struct {
 //
 // Beside it Run pushes those that archive_status says are ready, timeline
 // histories first, then in the order of their names, and renames NAME.ready to
-// NAME.done once the archive has the file and the local one is what it was before.
+// NAME.done once the archive has the file and the local one is what it was before,
+// one after the other: when one is done, no earlier one is under way.
 // Whatever fails there leaves the file ready: PostgreSQL names it later. The named
 // file's own status belongs to PostgreSQL.
 //
@@ -66,12 +67,13 @@ func (p Pool) Run(ctx context.Context, path string) error {
 		slow = time.AfterFunc(time.Until(deadline)/4, stop)
 		defer slow.Stop()
 	}
-	noMore, done := make(chan struct{}), make(chan struct{})
+	named, noMore, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		p.pushOthers(others, path, noMore)
+		p.pushOthers(others, path, named, noMore)
 	}()
 	err := p.Push(ctx, path)
+	close(named)
 	if err != nil {
 		stop()
 	}
@@ -101,8 +103,9 @@ func (p Pool) log() *slog.Logger {
 	return p.Log
 }
 
-// pushOthers pushes what is ready beside path. None begins once noMore is closed.
-func (p Pool) pushOthers(ctx context.Context, path string, noMore <-chan struct{}) {
+// pushOthers pushes what is ready beside path. None is marked before named is
+// closed, and none begins once noMore is.
+func (p Pool) pushOthers(ctx context.Context, path string, named, noMore <-chan struct{}) {
 	status := filepath.Join(filepath.Dir(path), "archive_status")
 	ready, err := readyFiles(status, filepath.Base(path), p.Size-1)
 	if err != nil {
@@ -116,7 +119,7 @@ func (p Pool) pushOthers(ctx context.Context, path string, noMore <-chan struct{
 	for histories < len(ready) && strings.HasSuffix(ready[histories], ".history") {
 		histories++
 	}
-	b := batch{pool: p, dir: filepath.Dir(path), status: status, noMore: noMore, room: semaphore.NewWeighted(poolBytes)}
+	b := batch{pool: p, dir: filepath.Dir(path), status: status, before: named, noMore: noMore, room: semaphore.NewWeighted(poolBytes)}
 	// A timeline's segments are of no use without its history, and another's with
 	// the same number must not be mixed with them.
 	if b.push(ctx, ready[:histories]) {
@@ -129,6 +132,7 @@ func (p Pool) pushOthers(ctx context.Context, path string, noMore <-chan struct{
 type batch struct {
 	pool        Pool
 	dir, status string
+	before      <-chan struct{} // closed when nothing is under way of what begun so far
 	noMore      <-chan struct{} // closed when none may begin
 	room        *semaphore.Weighted
 
@@ -154,9 +158,18 @@ func (b *batch) push(ctx context.Context, names []string) bool {
 			b.fail()
 			break
 		}
+		earlier, finished := b.before, make(chan struct{})
+		b.before = finished
 		wg.Go(func() {
-			defer b.room.Release(weight)
-			if err := b.archive(ctx, path, before); err != nil {
+			defer close(finished)
+			err := b.pool.Push(ctx, path)
+			b.room.Release(weight)
+			// Whoever sees that a file is done may think so of all before it.
+			<-earlier
+			if err == nil {
+				err = b.mark(path, before)
+			}
+			if err != nil {
 				b.leave(ctx, name, err)
 			}
 		})
@@ -192,11 +205,8 @@ func (b *batch) leave(ctx context.Context, name string, err error) {
 		"detail", err.Error(), "hint", "It stays ready: PostgreSQL names it later.")
 }
 
-// archive pushes one file and marks it.
-func (b *batch) archive(ctx context.Context, path string, before fs.FileInfo) error {
-	if err := b.pool.Push(ctx, path); err != nil {
-		return err
-	}
+// mark says that a file is archived, if it is still what it was before that.
+func (b *batch) mark(path string, before fs.FileInfo) error {
 	after, err := os.Lstat(path)
 	if err != nil {
 		return err

@@ -171,6 +171,47 @@ func readyNames(t *testing.T, c cluster, size int) []string {
 	return names
 }
 
+// What is archived out of order is marked in order, and after the named file.
+func TestPoolMarksInOrder(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	names := c.names(1, 6)
+	c.ready(t, names...)
+	archived := make(map[string]chan struct{})
+	for _, name := range names {
+		archived[name] = make(chan struct{})
+	}
+	done := func() (n int) {
+		for _, name := range c.status(t) {
+			if strings.HasSuffix(name, ".done") {
+				n++
+			}
+		}
+		return n
+	}
+	p := wal.Pool{Size: 32, Push: func(ctx context.Context, path string) error {
+		i := slices.Index(names, filepath.Base(path))
+		if i+1 < len(names) { // each waits for its successor
+			select {
+			case <-archived[names[i+1]]:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if n := done(); n > 0 {
+			t.Errorf("%d files are done before %s is", n, names[i])
+		}
+		close(archived[names[i]])
+		return nil
+	}}
+	if err := p.Run(limited(t, time.Hour), c.path(names[0])); err != nil {
+		t.Fatal(err)
+	}
+	if n := done(); n != 5 {
+		t.Errorf("%d files are done, want 5", n)
+	}
+}
+
 // A further file that fails, vanishes or changes stays ready and fails nothing.
 func TestPoolLeaves(t *testing.T) {
 	t.Parallel()
@@ -260,6 +301,7 @@ func TestPoolStalls(t *testing.T) {
 	p := wal.Pool{Size: 32, Push: func(_ context.Context, path string) error {
 		if filepath.Base(path) != c.name(1, 1) {
 			<-hang
+			return errors.New("it came back too late")
 		}
 		return nil
 	}}
