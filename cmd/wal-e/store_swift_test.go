@@ -1,9 +1,12 @@
 package main_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"wal-e/internal/enginetest"
+	"wal-e/internal/pgtest"
 )
 
 // The listings of a healthy Swift of one node don't lag.
@@ -30,4 +33,49 @@ func swiftCases() []storageCase {
 			}
 		}},
 	}
+}
+
+// One of three nodes dies and comes back. A push that meets this either says
+// that it failed or has stored a whole backup, and no collection works while the
+// listings of the nodes differ.
+func TestSwiftNode(t *testing.T) {
+	t.Parallel()
+	s := enginetest.Swift(t, 3)
+	s.CreateContainer(t, "archives", nil)
+	a := newStorageArchive(t, map[string]string{
+		"WALE_SWIFT_PREFIX": "swift://archives/main", "SWIFT_AUTH_VERSION": "1",
+		"SWIFT_AUTHURL": s.AuthURL, "SWIFT_USER": s.User, "SWIFT_PASSWORD": s.Password,
+	})
+	c := a.start(t, pgtest.Options{DataChecksums: true})
+	c.Pgbench(t, "-i", "-q", "-s", "1")
+	a.push(t, c)
+	s.UpdateListings(t)
+
+	c.Exec(t, "UPDATE pgbench_accounts SET abalance = 7 WHERE aid % 50 = 0")
+	push := a.command(t, c, "backup-push", "--checkpoint", "fast", c.Dir)
+	done := make(chan result, 1)
+	go func() { done <- runCommand(t, push) }()
+	time.Sleep(500 * time.Millisecond)
+	s.KillNode(2)
+	during := <-done
+	t.Logf("a push while a node dies: exit %d\n%s", during.code, during.stderr)
+	backups := 1
+	if during.code == 0 {
+		backups++
+	}
+
+	s.StartNode(2)
+	s.AwaitNode(t, 2)
+	if r := runCommand(t, a.command(t, c, "delete", "retain", "1", "--confirm", "--exclusive")); r.code == 0 || !strings.Contains(r.stderr, "listings don't agree") {
+		t.Errorf("delete while listings differ: exit %d, want 1 and the reason\n%s", r.code, r.stderr)
+	}
+	s.UpdateListings(t)
+	a.verified(t, c)
+	if got := strings.Count(a.must(t, c, "backup-list").stdout, "base_"); got != backups {
+		t.Errorf("there are %d backups, want the %d whose push succeeded", got, backups)
+	}
+	a.push(t, c)
+	s.UpdateListings(t)
+	a.must(t, c, "delete", "retain", "1", "--confirm", "--settle", "1s")
+	a.verified(t, c)
 }
