@@ -50,7 +50,9 @@ func beShortLived() {
 func bePooled(procs int) {
 	debug.SetMemoryLimit(math.MaxInt64)
 	debug.SetGCPercent(100)
-	runtime.GOMAXPROCS(procs)
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(procs)
+	}
 }
 
 // exportEnvdir gives the variables of WALE_ENVDIR to libraries, which look for
