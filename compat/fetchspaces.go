@@ -195,6 +195,7 @@ func (f *fetcher) openSites() error {
 		if err := root.Mkdir("pg_tblspc", 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
+		f.made.Store("\x00pg_tblspc", nil)
 		name := fmt.Sprintf("pg_tblspc/%d", s.oid)
 		if err := makeDirectory(s.dir); err != nil {
 			return err

@@ -200,7 +200,7 @@ const (
 	nearOffset  = 2048  // their greatest distance
 	midOffset   = 16384 // of the instruction 001
 	maxDistance = 49151 // of the instruction 0001
-	skipShift   = 6     // after 64 bytes without a match every second is tried, and so on
+	skipShift   = 5     // after 32 bytes without a match every second is tried, and so on
 )
 
 // An encoder compresses blocks. It is not safe for concurrent use.
