@@ -249,10 +249,21 @@ func (a Ahead) Wanted(cfg Config, name string) bool {
 
 // prepare makes the area and writes the position.
 func (a Ahead) prepare(name string) error {
-	if err := os.MkdirAll(a.dir(), 0o700); err != nil {
+	if err := a.makeDir(); err != nil {
 		return err
 	}
 	return replaceFile(a.file(positionFile), []byte(name))
+}
+
+// makeDir makes the area in its folder. That must be there: whoever has removed a
+// data directory doesn't want to find it again.
+func (a Ahead) makeDir() error {
+	for _, dir := range []string{filepath.Dir(a.dir()), a.dir()} {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // replaceFile writes a small file whose loss does no harm.
@@ -337,7 +348,7 @@ func RemoveAbandoned(base string) {
 // does nothing. It ends at the first error, with it; that the archive doesn't hold a
 // file is none.
 func (a Ahead) FetchAhead(ctx context.Context, cfg Config, name string) error {
-	if err := os.MkdirAll(a.dir(), 0o700); err != nil {
+	if err := a.makeDir(); err != nil {
 		return fmt.Errorf("wal: fetch ahead: %w", err)
 	}
 	lock, err := os.OpenFile(a.file(lockFile), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
@@ -404,7 +415,7 @@ func (a Ahead) fetchAll(ctx context.Context, cfg Config, names []string) (absent
 // FetchOne puts one file into the area, unless it is there. An absent one gives
 // ErrNotFound.
 func (a Ahead) FetchOne(ctx context.Context, cfg Config, name string) error {
-	if err := os.MkdirAll(a.dir(), 0o700); err != nil {
+	if err := a.makeDir(); err != nil {
 		return fmt.Errorf("wal: prefetch %s: %w", name, err)
 	}
 	if _, err := os.Lstat(a.receipt(name)); err == nil {

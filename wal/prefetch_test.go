@@ -339,6 +339,29 @@ func TestAheadWaits(t *testing.T) {
 	}
 }
 
+// A data directory that is gone is not made again.
+func TestAheadRemoved(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	b := c.archived(t, 1, 3)
+	a := c.ahead(t)
+	a.Base = filepath.Join(a.Base, "gone", "pg_wal")
+	for what, err := range map[string]error{
+		"FetchAhead": a.FetchAhead(t.Context(), c.config(b), c.name(1, 1)),
+		"FetchOne":   a.FetchOne(t.Context(), c.config(b), c.name(1, 1)),
+	} {
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s = %v, want that the folder isn't there", what, err)
+		}
+	}
+	if a.Wanted(c.config(b), c.name(1, 1)) {
+		t.Error("Wanted = true")
+	}
+	if _, err := os.Lstat(filepath.Dir(a.Base)); err == nil {
+		t.Error("the folder was made")
+	}
+}
+
 // A failure of the store leaves nothing that is used.
 func TestAheadFaults(t *testing.T) {
 	t.Parallel()
