@@ -11,7 +11,7 @@ import (
 // each segment, and each of them pays for what it loads and initialises. Most of
 // it is the libraries of object stores. Raise it only for something that is worth
 // it.
-const maxBinary = 48 << 20
+const maxBinary = 64 << 20
 
 func TestBinarySize(t *testing.T) {
 	t.Parallel()
