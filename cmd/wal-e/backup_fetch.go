@@ -161,6 +161,9 @@ func backupFetch(ctx context.Context, s *session, f fetchFlags, dir, query strin
 	if err != nil {
 		return err
 	}
+	if store, err = s.openFor(ctx, b, store, found, !f.dryRun); err != nil {
+		return err
+	}
 	spaces, err := tablespaceMap(f.tablespaces)
 	if err != nil {
 		return err
@@ -207,14 +210,14 @@ func (f fetchFlags) recovery(s *session, b storage.Bucket) (*backup.RecoverConfi
 			if err != nil {
 				return nil, err
 			}
-			return wal.Timelines(ctx, b, id)
+			return wal.Timelines(ctx, s.walReads(b), id)
 		},
 		History: func(ctx context.Context, system string, tl postgres.Timeline) (postgres.History, error) {
 			id, err := postgres.ParseSystemID(system)
 			if err != nil {
 				return postgres.History{}, err
 			}
-			return wal.ReadHistory(ctx, b, id, tl)
+			return wal.ReadHistory(ctx, s.walReads(b), id, tl)
 		},
 		Zone: time.Local,
 	}, nil
@@ -272,7 +275,7 @@ func fetchWAL(s *session, b storage.Bucket) func(ctx context.Context, system, na
 		if err != nil {
 			return err
 		}
-		_, err = wal.Fetch(ctx, wal.Config{Bucket: b, System: id, Log: s.log}, name, dest)
+		_, err = wal.Fetch(ctx, wal.Config{Bucket: s.walReads(b), System: id, Log: s.log}, name, dest)
 		return err
 	}
 }

@@ -110,9 +110,16 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 	case err != nil:
 		return err
 	case layout == compat.Classic:
+		if err := s.refuseClassicSealed(); err != nil {
+			return err
+		}
 		return pushClassicBackup(ctx, s, b, f, dir)
 	}
 	if err := s.checkKnown(ctx, b); err != nil {
+		return err
+	}
+	keys, err := s.backupKeys(ctx, b)
+	if err != nil {
 		return err
 	}
 	counter := storage.Counted(b)
@@ -121,6 +128,7 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 		Dir:              dir,
 		StateDir:         s.clusterState,
 		AllowNewCluster:  s.allowNewCluster,
+		Keys:             keys,
 		Offline:          f.whileOffline,
 		FastCheckpoint:   f.checkpoint == "fast",
 		IncludeLogs:      f.includeLogs,

@@ -20,7 +20,8 @@ import (
 type config struct {
 	prefix        prefix
 	credentials   credentials
-	s3            s3.Config     // zero unless the prefix is in S3
+	s3            s3.Config // zero unless the prefix is in S3
+	encryption    encryption
 	swift         swift.Config  // zero unless the prefix is in Swift
 	wabs          azure.Config  // zero unless the prefix is in Azure
 	gs            gcs.Config    // zero unless the prefix is in Google Cloud Storage
@@ -58,7 +59,7 @@ func (a *app) loadConfig() (config, error) {
 	var err error
 	c.prefix, err = choosePrefix(a.flags, a.env)
 	r.complain(err)
-	r.complain(checkEncryption(a.flags, a.env))
+	c.encryption = r.encryption(a.flags)
 	c.credentials = r.credentials(a.flags, c.prefix.scheme)
 	c.s3 = r.s3(a.flags, c.prefix, c.credentials)
 	c.swift = r.swift(c.prefix)
@@ -87,25 +88,6 @@ type complaints []error
 
 func (c complaints) Error() string   { return errors.Join(c...).Error() }
 func (c complaints) Unwrap() []error { return c }
-
-// checkEncryption refuses to run when a key is named: nothing may be stored in
-// the clear that was meant to be sealed.
-func checkEncryption(f globalFlags, env environ) error {
-	source, value := "--gpg-key-id", f.gpgKeyID
-	set := f.gpgKeyIDSet
-	if !set {
-		source = "WALE_GPG_KEY_ID"
-		value, set = env[source]
-	}
-	switch {
-	case !set:
-		return nil
-	case value == "":
-		return fmt.Errorf("%s: is set but empty: name a key, or unset it to store without encryption", source)
-	}
-	return fmt.Errorf("%s: encryption is %w: nothing was done, because it would not be encrypted; unset it only if the archive may be readable",
-		source, errNotBuilt)
-}
 
 // A reader reads variables and collects what is wrong with them.
 type reader struct {

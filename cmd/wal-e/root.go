@@ -33,7 +33,7 @@ func (f *globalFlags) bind(set *pflag.FlagSet) {
 	set.BoolVar(&f.awsInstanceProfile, "aws-instance-profile", false, "take S3's credentials from the instance (AWS_INSTANCE_PROFILE=1)")
 	set.StringVarP(&f.wabsAccountName, "wabs-account-name", "a", "", "Azure storage `ACCOUNT` (WABS_ACCOUNT_NAME)")
 	set.StringVar(&f.gsAccessKeyID, "gs-access-key-id", "", "`KEY` without effect; accepted because classic WAL-E did")
-	set.StringVar(&f.gpgKeyID, "gpg-key-id", "", "encrypt to this `KEY` (WALE_GPG_KEY_ID); not built into this version")
+	set.StringVar(&f.gpgKeyID, "gpg-key-id", "", "encrypt to this `KEY`, or several with commas (WALE_GPG_KEY_ID)")
 	set.BoolVar(&f.iKnow, "i-know", false, "let WALE_S3_STORAGE_CLASS be one that must be restored before it can be read")
 	set.BoolVar(&f.terse, "terse", false, "log only warnings and errors")
 }
@@ -89,6 +89,7 @@ func subcommands(a *app) []*cobra.Command {
 		newVerifyCommand(a),
 		newCheckCommand(a),
 		newAdoptSystemCommand(a),
+		newKeyCommand(a),
 		newUpgradeLayoutCommand(a),
 		newWALPushCommand(a),
 		newWALFetchCommand(a),

@@ -61,7 +61,7 @@ func verify(ctx context.Context, s *session, f verifyFlags, query string) error 
 	if err != nil {
 		return err
 	}
-	cfg := backup.VerifyConfig{Bucket: b, Query: query, ReadData: f.readData, Log: s.log}
+	cfg := backup.VerifyConfig{Bucket: b, Query: query, ReadData: f.readData, Keys: s.keyFinder(b), Log: s.log}
 	if f.wal {
 		cfg.MissingWAL = missingWAL(b)
 		cfg.ReadWAL = func(ctx context.Context, system, name string) (damage, err error) {
@@ -69,7 +69,7 @@ func verify(ctx context.Context, s *session, f verifyFlags, query string) error 
 			if err != nil {
 				return nil, err
 			}
-			_, err = wal.Verify(ctx, b, id, name)
+			_, err = wal.Verify(ctx, s.walReads(b), id, name)
 			if damaged := (*wal.DamagedError)(nil); errors.As(err, &damaged) {
 				return err, nil
 			}

@@ -107,7 +107,7 @@ func (f *fetch) fromArchive(ctx context.Context, cfg wal.Config) (wal.Fetched, e
 	if err != nil {
 		return wal.Fetched{}, err
 	}
-	cfg.Bucket = b
+	cfg.Bucket = f.walReads(b)
 	fetched, err := wal.Fetch(ctx, cfg, f.name, f.dest)
 	if errors.Is(err, wal.ErrNotFound) {
 		return f.fetchClassicWAL(ctx, b, cfg.System, f.name, f.dest, err)

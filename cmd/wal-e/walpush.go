@@ -16,6 +16,7 @@ import (
 
 	"wal-e/compat"
 	"wal-e/internal/postgres"
+	"wal-e/internal/storage"
 	"wal-e/wal"
 )
 
@@ -73,6 +74,13 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 	defer cancel()
 	layout, admit := s.layoutOnce(b), onePerSystem(s.admission(b))
 	var widen sync.Once
+	var once sync.Once
+	var walBucket storage.Bucket
+	var walErr error
+	sealed := func(ctx context.Context) (storage.Bucket, error) {
+		once.Do(func() { walBucket, walErr = s.walWrites(ctx, b) })
+		return walBucket, walErr
+	}
 	pool := wal.Pool{
 		Size: poolSize,
 		Push: func(ctx context.Context, file string) error {
@@ -85,7 +93,14 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 			case err != nil:
 				return err
 			case layout == compat.Classic:
+				if err := s.refuseClassicSealed(); err != nil {
+					return err
+				}
 				return s.pushClassicFile(ctx, b, file, cfg.Workers)
+			}
+			var err error
+			if cfg.Bucket, err = sealed(ctx); err != nil {
+				return err
 			}
 			return s.pushFile(ctx, cfg, file)
 		},

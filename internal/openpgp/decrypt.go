@@ -150,6 +150,7 @@ func (g GPG) Decrypt(ctx context.Context, message io.Reader) (io.ReadCloser, err
 	cmd := exec.CommandContext(ctx, "gpg", append(args, "--decrypt")...)
 	d := &gpgReader{ctx: ctx, cmd: cmd, in: keptError{r: message}, status: status, statusRead: make(chan struct{})}
 	cmd.Stdin, cmd.Stderr = &d.in, &d.stderr
+	cmd.Env = append(os.Environ(), "LC_ALL=C") // what it says is read
 	cmd.ExtraFiles = []*os.File{statusWriter}
 	cmd.WaitDelay = 5 * time.Second
 	if d.out, err = cmd.StdoutPipe(); err == nil {
@@ -267,6 +268,7 @@ func KeyringRecipients(ctx context.Context, ids []string, now time.Time) (*Recip
 	var chosen pgp.EntityList
 	for _, id := range ids {
 		cmd := exec.CommandContext(ctx, "gpg", "--batch", "--quiet", "--export", "--", id)
+		cmd.Env = append(os.Environ(), "LC_ALL=C")
 		cmd.WaitDelay = 5 * time.Second
 		var stderr firstBytes
 		cmd.Stderr = &stderr
@@ -274,7 +276,7 @@ func KeyringRecipients(ctx context.Context, ids []string, now time.Time) (*Recip
 		switch {
 		case errors.Is(err, exec.ErrNotFound):
 			return nil, fmt.Errorf("key %q: %w: install gpg (package gnupg), or name a file with the public key with WALE_GPG_PUBLIC_KEY_FILE", id, err)
-		case err != nil:
+		case err != nil && !strings.Contains(stderr.String(), "nothing exported"):
 			return nil, fmt.Errorf("key %q: gpg --export: %w: %s", id, err, strings.TrimSpace(stderr.String()))
 		case len(out) == 0:
 			return nil, fmt.Errorf("key %q is unknown in gpg's key ring: import it as the user that runs this, set GNUPGHOME, "+

@@ -8,7 +8,7 @@
 // as an OpenPGP message, which is package openpgp's.
 //
 // Keys derived here are for one object each, and an object is written once, so
-// a nonce never meets other bytes. docs/format.md, section 10, has every
+// a nonce never meets other bytes. docs/format.md, section 12, has every
 // derivation with an example.
 package seal
 

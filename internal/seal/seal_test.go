@@ -11,7 +11,7 @@ import (
 	"wal-e/internal/seal"
 )
 
-// example are the secrets of docs/format.md, section 10.
+// example are the secrets of docs/format.md, section 12.
 const example = `{"version":1,"epoch":"000102030405060708090a0b0c0d0e0f",` +
 	`"dedup_key":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",` +
 	`"public_key":"7b4e909bbe7ffe44c465a220037d608ee35897d31ef972f07f74892cb0f73f13",` +

@@ -1,0 +1,522 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"wal-e/backup"
+	"wal-e/chunkstore"
+	"wal-e/internal/openpgp"
+	"wal-e/internal/seal"
+	"wal-e/internal/storage"
+	"wal-e/wal"
+)
+
+// encryption is what options and variables say of keys.
+type encryption struct {
+	ids            []string // of recipients
+	publicFiles    []string // where they are; none: GnuPG's key ring
+	privateFile    string   // "" means gpg and its agent
+	passphraseFile string
+}
+
+// on tells whether what leaves the host is encrypted.
+func (e encryption) on() bool { return len(e.ids)+len(e.publicFiles) > 0 }
+
+func (r *reader) encryption(f globalFlags) encryption {
+	source, value, set := "--gpg-key-id", f.gpgKeyID, f.gpgKeyIDSet
+	if !set {
+		source = "WALE_GPG_KEY_ID"
+		value, set = r.env[source]
+	}
+	e := encryption{
+		ids: list(value), publicFiles: list(r.env["WALE_GPG_PUBLIC_KEY_FILE"]),
+		privateFile: r.env["WALE_GPG_PRIVATE_KEY_FILE"], passphraseFile: r.env["WALE_GPG_PASSPHRASE_FILE"],
+	}
+	if set && len(e.ids) == 0 {
+		r.complain(fmt.Errorf("%s: is set but empty: name a key, or unset it to store without encryption", source))
+	}
+	if _, set := r.env["WALE_GPG_PUBLIC_KEY_FILE"]; set && len(e.publicFiles) == 0 {
+		r.complain(errors.New("WALE_GPG_PUBLIC_KEY_FILE: is set but empty: name a file, or unset it"))
+	}
+	if e.passphraseFile != "" && e.privateFile == "" {
+		r.complain(errors.New("WALE_GPG_PASSPHRASE_FILE: is of use with WALE_GPG_PRIVATE_KEY_FILE only; gpg-agent has passphrases of its own"))
+	}
+	return e
+}
+
+// list splits a list at commas.
+func list(s string) []string {
+	var l []string
+	for _, item := range strings.Split(s, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			l = append(l, item)
+		}
+	}
+	return l
+}
+
+func (s *session) recipients(ctx context.Context) (*openpgp.Recipients, error) {
+	e := s.encryption
+	if len(e.publicFiles) > 0 {
+		return openpgp.ReadRecipients(e.publicFiles, e.ids, time.Now())
+	}
+	return openpgp.KeyringRecipients(ctx, e.ids, time.Now())
+}
+
+func (s *session) decrypter(silent bool) (openpgp.Decrypter, error) {
+	if s.encryption.privateFile == "" {
+		return openpgp.GPG{Silent: silent}, nil
+	}
+	return openpgp.ReadKeyFile(s.encryption.privateFile, s.encryption.passphraseFile)
+}
+
+// hostKeysVersion is the version of the file of a host's keys.
+const hostKeysVersion = 1
+
+// hostKeys is the file with what a host knows of the epochs of a prefix: dedup
+// keys and public keys. The last epoch is the one that it writes.
+type hostKeys struct {
+	Version int          `json:"version"`
+	Prefix  string       `json:"prefix"` // for people
+	Epochs  []*seal.Keys `json:"epochs"`
+}
+
+// hostKeysPath is outside the folder of the prefix's caches, so that whoever
+// empties those leaves it alone.
+func (s *session) hostKeysPath() string {
+	return filepath.Join(s.stateRoot, "keys", digest(s.prefix.String())+".json")
+}
+
+// maxHostKeys bounds the file in bytes.
+const maxHostKeys = 4 << 20
+
+// readHostKeys returns the keys of this host, none without a file.
+func (s *session) readHostKeys() (*hostKeys, error) {
+	path := s.hostKeysPath()
+	h := &hostKeys{Version: hostKeysVersion, Prefix: s.prefix.String()}
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return h, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 || info.Size() > maxHostKeys {
+		return nil, fmt.Errorf("%s: has mode %04o and %d bytes: want 0600 and at most %d bytes; see who had access, then chmod 600", path, info.Mode().Perm(), info.Size(), maxHostKeys)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if h, err = parseHostKeys(data); err != nil {
+		return nil, fmt.Errorf("%s: %w: restore that file, or remove it and run `wal-e key recover` with a private key", path, err)
+	}
+	return h, nil
+}
+
+func parseHostKeys(data []byte) (*hostKeys, error) {
+	h := &hostKeys{}
+	if err := json.Unmarshal(data, h); err != nil {
+		return nil, err
+	}
+	if h.Version != hostKeysVersion {
+		return nil, fmt.Errorf("is of version %d, this program knows %d", h.Version, hostKeysVersion)
+	}
+	if len(h.Epochs) == 0 || slices.Contains(h.Epochs, nil) {
+		return nil, errors.New("holds no keys")
+	}
+	for i, k := range h.Epochs {
+		h.Epochs[i] = k.Host()
+	}
+	return h, nil
+}
+
+func (h *hostKeys) find(epoch string) *seal.Keys {
+	for _, k := range h.Epochs {
+		if k.Epoch().String() == epoch {
+			return k
+		}
+	}
+	return nil
+}
+
+// add makes an epoch the one that is written.
+func (h *hostKeys) add(k *seal.Keys) {
+	h.Epochs = slices.DeleteFunc(h.Epochs, func(o *seal.Keys) bool { return o.Epoch() == k.Epoch() })
+	h.Epochs = append(h.Epochs, k.Host())
+}
+
+// writeHostKeys replaces the file, durably.
+func (s *session) writeHostKeys(h *hostKeys) (err error) {
+	data, err := json.MarshalIndent(h, "", " ")
+	if err != nil {
+		return err
+	}
+	dir, err := makeState(s.stateRoot, filepath.Dir(s.hostKeysPath()))
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".keys-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name()) // the error that matters is err
+		}
+	}()
+	_, err = f.Write(append(data, '\n'))
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), s.hostKeysPath())
+	}
+	if err == nil {
+		err = syncFolder(dir)
+	}
+	return err
+}
+
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// lockHostKeys keeps other processes of this host from making keys meanwhile.
+func (s *session) lockHostKeys() (unlock func(), err error) {
+	dir, err := makeState(s.stateRoot, filepath.Dir(s.hostKeysPath()))
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		_ = f.Close() // nothing was written
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// errLostKeys says that the prefix is encrypted and this host can't go on.
+func (s *session) errLostKeys(epochs []chunkstore.Secrets) error {
+	return &message{
+		text: fmt.Sprintf("%s is encrypted, and this host doesn't have its keys", s.prefix),
+		detail: fmt.Sprintf("The prefix has %d epochs, %s the newest, and %s isn't there.",
+			len(epochs), newestSecrets(epochs).Epoch, s.hostKeysPath()),
+		hint: "Pipe `wal-e key export-host` of a host that has them into `wal-e key import-host`; or, with a private key, run `wal-e key recover`; " +
+			"or begin anew with `wal-e key init --new-epoch`, which stores everything once more and loses nothing.",
+	}
+}
+
+func newestSecrets(list []chunkstore.Secrets) chunkstore.Secrets {
+	return slices.MaxFunc(list, func(a, b chunkstore.Secrets) int { return a.Sealed.Compare(b.Sealed) })
+}
+
+// pushKeys returns the keys that pushes use, nil when nothing is encrypted. The
+// first push to a prefix makes them.
+func (s *session) pushKeys(ctx context.Context, b storage.Bucket) (*hostKeys, error) {
+	h, err := s.readHostKeys()
+	if errors.Is(err, fs.ErrPermission) && !s.encryption.on() {
+		return nil, nil // local state is never needed; whoever may not read it has no keys there
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case !s.encryption.on() && len(h.Epochs) > 0:
+		return nil, &message{
+			text: fmt.Sprintf("%s is encrypted, and no key is named", s.prefix),
+			hint: "Set WALE_GPG_KEY_ID or WALE_GPG_PUBLIC_KEY_FILE. Only if the archive may be readable from now on, move " + s.hostKeysPath() + " away.",
+		}
+	case !s.encryption.on():
+		return nil, nil
+	case len(h.Epochs) > 0:
+		return h, nil
+	}
+	return s.makeKeys(ctx, b, false)
+}
+
+// makeKeys begins an epoch. Without anew that is done for the first one only.
+func (s *session) makeKeys(ctx context.Context, b storage.Bucket, anew bool) (*hostKeys, error) {
+	unlock, err := s.lockHostKeys()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	h, err := s.readHostKeys() // another process may have been first
+	if err != nil || !anew && len(h.Epochs) > 0 {
+		return h, err
+	}
+	epochs, err := chunkstore.ListSecrets(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	if len(epochs) > 0 && !anew {
+		return nil, s.errLostKeys(epochs)
+	}
+	to, err := s.recipients(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := seal.New()
+	if err != nil {
+		return nil, err
+	}
+	text, err := sealSecrets(to, keys)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := chunkstore.CreateSecrets(ctx, b, keys.Epoch(), text)
+	if err != nil {
+		return nil, err
+	}
+	h.add(keys)
+	if err := s.writeHostKeys(h); err != nil {
+		return nil, err
+	}
+	s.log.WarnContext(ctx, "the archive is encrypted from now on",
+		"detail", fmt.Sprintf("Epoch %s. Whoever has the private key of one of these can restore, and nobody else: %s.", keys.Epoch(), strings.Join(to.Describe(), "; ")),
+		"hint", "If those private keys are lost, so are the backups. Keep copies in two places, and restore once before you rely on it.")
+	s.tryDecryption(ctx, b, stored)
+	return h, nil
+}
+
+func sealSecrets(to *openpgp.Recipients, keys *seal.Keys) ([]byte, error) {
+	text, err := json.Marshal(keys)
+	if err != nil {
+		return nil, err
+	}
+	var message bytes.Buffer
+	w, err := to.Encrypt(&message)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(text); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return message.Bytes(), nil
+}
+
+// tryDecryption says whether the private key is at hand and opens the secrets.
+// On a database host it shouldn't be.
+func (s *session) tryDecryption(ctx context.Context, b storage.Bucket, stored chunkstore.Secrets) {
+	_, err := s.openSecrets(ctx, b, stored, true)
+	switch {
+	case err == nil:
+		s.log.InfoContext(ctx, "a trial decryption succeeded", "detail", "The private key on this host opens "+stored.Key+".")
+	case errors.Is(err, openpgp.ErrNoKey) || errors.Is(err, os.ErrNotExist) || strings.Contains(err.Error(), "executable file not found"):
+		s.log.InfoContext(ctx, "no trial decryption: the private key isn't here", "detail", err.Error(),
+			"hint", "That is as it should be on a database host. Run `wal-e key show --try` where the key is.")
+	default:
+		s.log.WarnContext(ctx, "a trial decryption failed", "detail", err.Error(), "hint", "Find out why before you rely on this archive.")
+	}
+}
+
+// openSecrets opens the secrets of an epoch: the one operation with the private
+// key that a restore needs.
+func (s *session) openSecrets(ctx context.Context, b storage.Bucket, from chunkstore.Secrets, silent bool) (*seal.Keys, error) {
+	data, err := from.Read(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.decrypter(silent)
+	if err != nil {
+		return nil, err
+	}
+	text, err := d.Decrypt(ctx, bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", from.Key, b.URL(), err)
+	}
+	defer text.Close() // its end was read
+	plain, err := io.ReadAll(io.LimitReader(text, maxHostKeys))
+	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", from.Key, b.URL(), err)
+	}
+	k := &seal.Keys{}
+	if err := json.Unmarshal(plain, k); err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", from.Key, b.URL(), err)
+	}
+	if k.Epoch() != from.Epoch || !k.CanRead() {
+		return nil, fmt.Errorf("%s of %s: holds the secrets of epoch %s: it was swapped", from.Key, b.URL(), k.Epoch())
+	}
+	if h, err := s.readHostKeys(); err == nil {
+		if known := h.find(k.Epoch().String()); known != nil && known.DedupKey() != k.DedupKey() {
+			return nil, fmt.Errorf("%s of %s: holds other secrets than %s: it was forged", from.Key, b.URL(), s.hostKeysPath())
+		}
+	}
+	return k, nil
+}
+
+// keyFinder returns what finds the keys of epochs, each once.
+func (s *session) keyFinder(b storage.Bucket) backup.KeyFinder {
+	var mu sync.Mutex
+	opened := make(map[string]*seal.Keys)
+	return func(ctx context.Context, epoch string, data bool) (*seal.Keys, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if k := opened[epoch]; k != nil {
+			return k, nil
+		}
+		if !data {
+			h, err := s.readHostKeys()
+			if err != nil {
+				return nil, err
+			}
+			if k := h.find(epoch); k != nil {
+				return k, nil
+			}
+		}
+		list, err := chunkstore.ListSecrets(ctx, b)
+		if err != nil {
+			return nil, err
+		}
+		for _, from := range list {
+			if from.Epoch.String() == epoch {
+				k, err := s.openSecrets(ctx, b, from, false)
+				if err == nil {
+					opened[epoch] = k
+				}
+				return k, err
+			}
+		}
+		return nil, fmt.Errorf("secrets of epoch %s: %w in %s: without them its backups can't be read; look for a copy that `wal-e key export-recovery` made",
+			epoch, storage.ErrNotExist, b.URL())
+	}
+}
+
+// openFor returns the store that reads a backup, and opens its manifest.
+func (s *session) openFor(ctx context.Context, b storage.Bucket, plain *chunkstore.Store, found *backup.Backup, data bool) (*chunkstore.Store, error) {
+	if found.Epoch() == "" {
+		return plain, nil
+	}
+	keys, err := s.keyFinder(b)(ctx, found.Epoch(), data)
+	if err != nil {
+		return nil, err
+	}
+	return plain.Sealed(keys)
+}
+
+// walReads returns the bucket as package wal reads WAL files from it, of which
+// some may be encrypted.
+func (s *session) walReads(b storage.Bucket) storage.Bucket {
+	c := &wal.Cipher{Decrypt: s.decryptWAL}
+	if h, err := s.readHostKeys(); err == nil { // without, content isn't compared with the keyed fingerprint
+		c.Keys = h.fingerprints()
+	}
+	return wal.WithCipher(b, c)
+}
+
+// walWrites returns the bucket as package wal writes WAL files to it.
+func (s *session) walWrites(ctx context.Context, b storage.Bucket) (storage.Bucket, error) {
+	h, err := s.pushKeys(ctx, b)
+	if err != nil || h == nil {
+		return b, err
+	}
+	to, err := s.recipients(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return wal.WithCipher(b, &wal.Cipher{Encrypt: to.Encrypt, Decrypt: s.decryptWAL, Keys: h.fingerprints()}), nil
+}
+
+func (h *hostKeys) fingerprints() []wal.FingerprintKey {
+	var keys []wal.FingerprintKey
+	for _, k := range h.Epochs {
+		keys = append(keys, wal.FingerprintKey{Epoch: wal.Epoch(k.Epoch()), Key: k.WALKey()})
+	}
+	return keys
+}
+
+// decryptWAL is a wal.Cipher's. Nobody is there to be asked for a passphrase.
+func (s *session) decryptWAL(ctx context.Context, message io.Reader) (io.ReadCloser, error) {
+	d, err := s.decrypter(true)
+	if err != nil {
+		return nil, err
+	}
+	text, err := d.Decrypt(ctx, message)
+	if err != nil {
+		return nil, badMessage(err)
+	}
+	return openpgpReader{text}, nil
+}
+
+// openpgpReader says of damage what package wal wants to hear.
+type openpgpReader struct{ io.ReadCloser }
+
+func (r openpgpReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	return n, badMessage(err)
+}
+
+func badMessage(err error) error {
+	if errors.Is(err, openpgp.ErrDamaged) {
+		return fmt.Errorf("%w: %w", wal.ErrBadMessage, err)
+	}
+	return err
+}
+
+// refuseClassicSealed keeps the classic layout from being written in the clear
+// when it was meant to be encrypted.
+func (s *session) refuseClassicSealed() error {
+	if !s.encryption.on() {
+		return nil
+	}
+	return &message{
+		text: fmt.Sprintf("encryption of the classic layout is %v", errNotBuilt),
+		hint: "Nothing was stored, because it would not be encrypted. `wal-e upgrade-layout --confirm` switches to the layout that can be.",
+		err:  errNotBuilt,
+	}
+}
+
+// backupKeys returns the keys of a base backup, nil when it isn't encrypted,
+// and makes sure that their secrets are in the archive still.
+func (s *session) backupKeys(ctx context.Context, b storage.Bucket) (*seal.Keys, error) {
+	h, err := s.pushKeys(ctx, b)
+	if err != nil || h == nil {
+		return nil, err
+	}
+	if _, err := s.recipients(ctx); err != nil { // an expired key is told before anything is read
+		return nil, err
+	}
+	k := h.Epochs[len(h.Epochs)-1]
+	epochs, err := chunkstore.ListSecrets(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(epochs, func(e chunkstore.Secrets) bool { return e.Epoch == k.Epoch() }) {
+		return nil, &message{
+			text: fmt.Sprintf("the secrets of epoch %s are gone from %s", k.Epoch(), s.prefix),
+			hint: "Without them no backup of the epoch can be read: look for what removed chunks_006/keys, put a copy back, or begin a new epoch with `wal-e key rotate`.",
+		}
+	}
+	return k, nil
+}

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"wal-e/chunkstore"
+	"wal-e/internal/openpgp"
+	"wal-e/internal/seal"
+)
+
+const keyLong = `Keys of an encrypted archive. A host that backs up holds no private key: it has a
+dedup key, by which chunks are named and indexes sealed, and the public half of the
+epoch's key, in a file of mode 0600 under WALE_STATE_DIR. Both secrets of an epoch
+stand in the archive, sealed to the recipients that WALE_GPG_KEY_ID or
+WALE_GPG_PUBLIC_KEY_FILE name. A restore opens them with one of the private keys.
+
+The first push to an empty prefix makes an epoch by itself.`
+
+func newKeyCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "key SUBCOMMAND",
+		Short:   "keys of an encrypted archive",
+		Long:    keyLong,
+		Example: "  wal-e key init\n  wal-e key show",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return &usageError{cmd, "name a subcommand: init, show, rotate, add-recipient, recover, export-host, import-host or export-recovery"}
+		},
+	}
+	var anew, try bool
+	initialize := keySubcommand(a, "init", "make the keys of a prefix",
+		"Make the first epoch of a prefix, and seal its secrets to the recipients.",
+		func(ctx context.Context, s *session) error { return keyInit(ctx, s, anew) })
+	initialize.Flags().BoolVar(&anew, "new-epoch", false, "make a further epoch: everything is stored once more, and nothing is lost")
+	show := keySubcommand(a, "show", "show the epochs of a prefix and who can open them",
+		"List the epochs, the key ids that each is sealed to, and which of them this host writes.",
+		func(ctx context.Context, s *session) error { return keyShow(ctx, s, try) })
+	show.Flags().BoolVar(&try, "try", false, "open the secrets of each epoch with the private key, to see that a restore could")
+	cmd.AddCommand(initialize, show,
+		keySubcommand(a, "rotate", "begin a new epoch",
+			"Begin a new epoch, after a key or a host was compromised or a recipient left. Older backups\nkeep their epoch. The next push stores everything once more.",
+			func(ctx context.Context, s *session) error { return keyInit(ctx, s, true) }),
+		keySubcommand(a, "add-recipient", "seal the secrets to the recipients that are named now",
+			"Seal the secrets of every epoch anew, to all recipients that WALE_GPG_KEY_ID or\nWALE_GPG_PUBLIC_KEY_FILE name. It needs a private key that opens them now. WAL files that are\nstored already keep their recipients.",
+			keyAddRecipient),
+		keySubcommand(a, "recover", "make a lost key file of this host anew",
+			"Make this host's key file anew from the archive, with a private key.",
+			keyRecover),
+		keySubcommand(a, "export-host", "print what a further host needs",
+			"Print this host's keys, so that a standby or a new host can push to the same epoch. They open\nindexes and file names, not data. Send them to `wal-e key import-host` by a safe way.",
+			keyExportHost),
+		keySubcommand(a, "import-host", "take what export-host printed from standard input",
+			"Take the keys that `wal-e key export-host` printed on another host from standard input.",
+			keyImportHost),
+		keySubcommand(a, "export-recovery", "print all secrets, for the safe",
+			"Print the secrets of every epoch in the clear. Whoever has them can read the base backups without\nany other key. It needs a private key.",
+			keyExportRecovery))
+	return cmd
+}
+
+func keySubcommand(a *app, name, short, long string, run func(context.Context, *session) error) *cobra.Command {
+	return &cobra.Command{
+		Use: name, Short: short, Long: long, Example: "  wal-e key " + name, Args: arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.do(cmd, run) },
+	}
+}
+
+func keyInit(ctx context.Context, s *session, anew bool) error {
+	if !s.encryption.on() {
+		return &message{text: "no recipient is named", hint: "Set WALE_GPG_KEY_ID, or WALE_GPG_PUBLIC_KEY_FILE, or give --gpg-key-id."}
+	}
+	b, err := s.openBucket(use{})
+	if err != nil {
+		return err
+	}
+	h, err := s.readHostKeys()
+	if err != nil {
+		return err
+	}
+	if len(h.Epochs) > 0 && !anew {
+		return &message{
+			text: fmt.Sprintf("%s has keys already, of epoch %s", s.prefix, h.Epochs[len(h.Epochs)-1].Epoch()),
+			hint: "Nothing is left to do. `wal-e key rotate` begins a new epoch.",
+		}
+	}
+	if h, err = s.makeKeys(ctx, b, anew); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(s.stdout, "epoch %s\n", h.Epochs[len(h.Epochs)-1].Epoch())
+	return err
+}
+
+func keyShow(ctx context.Context, s *session, try bool) error {
+	b, err := s.openBucket(use{reads: true})
+	if err != nil {
+		return err
+	}
+	epochs, err := chunkstore.ListSecrets(ctx, b)
+	if err != nil {
+		return err
+	}
+	h, err := s.readHostKeys()
+	if err != nil {
+		return err
+	}
+	if len(epochs) == 0 {
+		_, err := fmt.Fprintf(s.stdout, "%s is not encrypted\n", s.prefix)
+		return err
+	}
+	var failed error
+	for _, e := range epochs {
+		data, err := e.Read(ctx, b)
+		if err != nil {
+			return err
+		}
+		state := "not on this host"
+		if k := h.find(e.Epoch.String()); k != nil {
+			state = "on this host"
+			if k == h.Epochs[len(h.Epochs)-1] {
+				state = "written by this host"
+			}
+		}
+		ids, err := openpgp.KeyIDs(data)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s of %s: %w", e.Key, b.URL(), err))
+			ids = []string{"DAMAGED"}
+		}
+		line := fmt.Sprintf("%s  %s, sealed to %s", e.Epoch, state, strings.Join(ids, " "))
+		if try {
+			if _, err := s.openSecrets(ctx, b, e, false); err != nil {
+				failed = errors.Join(failed, err)
+				line += ", can't be opened here"
+			} else {
+				line += ", opened"
+			}
+		}
+		if _, err := fmt.Fprintln(s.stdout, line); err != nil {
+			return err
+		}
+	}
+	return failed
+}
+
+// openAll opens the secrets of every epoch, oldest first.
+func openAll(ctx context.Context, s *session, visit func(chunkstore.Secrets, *seal.Keys) error) error {
+	b, err := s.openBucket(use{reads: true})
+	if err != nil {
+		return err
+	}
+	epochs, err := chunkstore.ListSecrets(ctx, b)
+	if err != nil {
+		return err
+	}
+	if len(epochs) == 0 {
+		return &message{text: fmt.Sprintf("%s is not encrypted: it holds no secrets", s.prefix)}
+	}
+	newest := newestSecrets(epochs)
+	for i, e := range epochs { // the one that was sealed last comes last
+		if e == newest {
+			epochs = append(append(epochs[:i:i], epochs[i+1:]...), e)
+			break
+		}
+	}
+	for _, e := range epochs {
+		k, err := s.openSecrets(ctx, b, e, false)
+		if err != nil {
+			return err
+		}
+		if err := visit(e, k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func keyAddRecipient(ctx context.Context, s *session) error {
+	if !s.encryption.on() {
+		return &message{text: "no recipient is named", hint: "Name all recipients, old and new, with WALE_GPG_KEY_ID or WALE_GPG_PUBLIC_KEY_FILE."}
+	}
+	to, err := s.recipients(ctx)
+	if err != nil {
+		return err
+	}
+	b, err := s.openBucket(use{})
+	if err != nil {
+		return err
+	}
+	return openAll(ctx, s, func(e chunkstore.Secrets, k *seal.Keys) error {
+		data, err := sealSecrets(to, k)
+		if err != nil {
+			return err
+		}
+		stored, err := e.Replace(ctx, b, data)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(s.stdout, "%s  sealed to %s, in %s\n", e.Epoch, strings.Join(to.Describe(), "; "), stored.Key)
+		return err
+	})
+}
+
+func keyRecover(ctx context.Context, s *session) error {
+	unlock, err := s.lockHostKeys()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	h, err := s.readHostKeys()
+	if err != nil {
+		return err
+	}
+	if err := openAll(ctx, s, func(_ chunkstore.Secrets, k *seal.Keys) error { h.add(k); return nil }); err != nil {
+		return err
+	}
+	if err := s.writeHostKeys(h); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(s.stdout, "%s: %s, epoch %s is written\n", s.hostKeysPath(), counted(int64(len(h.Epochs)), "epoch"), h.Epochs[len(h.Epochs)-1].Epoch())
+	return err
+}
+
+func keyExportHost(_ context.Context, s *session) error {
+	h, err := s.readHostKeys()
+	if err != nil {
+		return err
+	}
+	if len(h.Epochs) == 0 {
+		return &message{text: fmt.Sprintf("this host has no keys of %s", s.prefix), hint: "See `wal-e key show`, and `wal-e key recover`."}
+	}
+	return json.NewEncoder(s.stdout).Encode(h)
+}
+
+func keyImportHost(_ context.Context, s *session) error {
+	data, err := io.ReadAll(io.LimitReader(s.stdin, maxHostKeys))
+	if err != nil {
+		return err
+	}
+	imported, err := parseHostKeys(data)
+	if err != nil {
+		return fmt.Errorf("standard input: %w: want what `wal-e key export-host` printed", err)
+	}
+	unlock, err := s.lockHostKeys()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	h, err := s.readHostKeys()
+	if err != nil {
+		return err
+	}
+	for _, k := range imported.Epochs {
+		h.add(k)
+	}
+	if err := s.writeHostKeys(h); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(s.stdout, "%s: %s, epoch %s is written\n", s.hostKeysPath(), counted(int64(len(h.Epochs)), "epoch"), h.Epochs[len(h.Epochs)-1].Epoch())
+	return err
+}
+
+func keyExportRecovery(ctx context.Context, s *session) error {
+	return openAll(ctx, s, func(_ chunkstore.Secrets, k *seal.Keys) error { return json.NewEncoder(s.stdout).Encode(k) })
+}
