@@ -105,6 +105,8 @@ func TestEncryptedArchive(t *testing.T) {
 	host.fails(t, c, 1, []string{"private key"}, "verify", "--all", "--read-data")
 	owner.must(t, nil, "verify", "--all", "--read-data", "--wal")
 	owner.must(t, nil, "key", "show", "--try")
+	host.must(t, c, "wal-show")
+	owner.must(t, nil, "wal-verify", "--read-data")
 
 	dir := target(t)
 	host.fails(t, c, 1, []string{"WALE_GPG_PRIVATE_KEY_FILE"}, "backup-fetch", dir, "LATEST")

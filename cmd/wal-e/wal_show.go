@@ -40,7 +40,7 @@ It tells only what is there; wal-verify judges.`,
 				if err != nil {
 					return err
 				}
-				r, err := surveyWAL(ctx, b, nil)
+				r, err := surveyWAL(ctx, s.walReads(b), nil)
 				if r == nil {
 					return err
 				}
@@ -93,7 +93,7 @@ func walVerify(ctx context.Context, s *session, known []string, readData, asJSON
 	if err != nil {
 		return err
 	}
-	r, err := surveyWAL(ctx, b, ranges)
+	r, err := surveyWAL(ctx, s.walReads(b), ranges)
 	if r == nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func walVerify(ctx context.Context, s *session, known []string, readData, asJSON
 		r.Problems = append(r.Problems, err.Error())
 	}
 	if readData {
-		damaged, err := readAllWAL(ctx, b)
+		damaged, err := readAllWAL(ctx, s.walReads(b))
 		if err != nil {
 			return err
 		}
