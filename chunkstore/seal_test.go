@@ -245,3 +245,58 @@ func FuzzSealedPack(f *testing.F) {
 		_, _ = s.CheckPack(t.Context(), pack, int64(len(data)), func(index.Record, error) {})
 	})
 }
+
+// Somebody without keys takes a deleted backup back, and it can be read.
+func TestSealedReadopt(t *testing.T) {
+	t.Parallel()
+	b, k := newBucket(t), newKeys(t)
+	owner := sealed(t, open(t, b), k)
+	run := newPusher(t).mustPush(t, sealed(t, open(t, b), k.Host()), text(1, 100<<10))
+	if err := chunkstore.CreateTombstone(t.Context(), b, run.Ref(), chunkstore.Tombstone{Host: "db1"}); err != nil {
+		t.Fatal(err)
+	}
+	ref, err := chunkstore.Readopt(t.Context(), b, run.Ref(), chunkstore.Readoption{Host: "db1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := readBack(t.Context(), owner, ref, filepath.Join(t.TempDir(), "index.db")); err != nil {
+		t.Errorf("read of the backup that was taken back: %v", err)
+	}
+}
+
+// The newest message of an epoch counts, and what isn't one is passed over.
+func TestSecrets(t *testing.T) {
+	t.Parallel()
+	b := mem.New(nil)
+	first, second := newKeys(t).Epoch(), newKeys(t).Epoch()
+	for _, e := range []seal.Epoch{first, second} {
+		if _, err := chunkstore.CreateSecrets(t.Context(), b, e, []byte("one")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, key := range []string{"chunks_006/keys/x/00000000.pgp", "chunks_006/keys/" + first.String() + "/1.pgp", "chunks_006/keys/" + first.String() + "/00000009.txt"} {
+		if err := storage.CreateBytes(t.Context(), b, key, []byte("x"), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := chunkstore.CreateSecrets(t.Context(), b, first, []byte("two")); !errors.Is(err, storage.ErrExist) {
+		t.Errorf("CreateSecrets of an epoch that stands = %v, want ErrExist", err)
+	}
+	list, err := chunkstore.ListSecrets(t.Context(), b)
+	if err != nil || len(list) != 2 {
+		t.Fatalf("ListSecrets = %v, %v, want two epochs", list, err)
+	}
+	for _, s := range list {
+		if _, err := s.Replace(t.Context(), b, []byte("other "+s.Epoch.String())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list, err = chunkstore.ListSecrets(t.Context(), b); err != nil || len(list) != 2 {
+		t.Fatalf("ListSecrets = %v, %v, want two epochs", list, err)
+	}
+	for _, s := range list {
+		if data, err := s.Read(t.Context(), b); err != nil || string(data) != "other "+s.Epoch.String() {
+			t.Errorf("Read of epoch %s = %q, %v", s.Epoch, data, err)
+		}
+	}
+}

@@ -175,3 +175,21 @@ func TestEncryptedEveryByteCounts(t *testing.T) {
 		t.Error("fetched a forged object")
 	}
 }
+
+// FuzzEncryptedObject reads whatever stands where an encrypted object belongs.
+func FuzzEncryptedObject(f *testing.F) {
+	header := append([]byte{0xFD, 76}, "WALEWALS"...)
+	f.Add(append(header, make([]byte, 68)...))
+	f.Add([]byte{0xFD})
+	cipher := &wal.Cipher{Decrypt: func(_ context.Context, message io.Reader) (io.ReadCloser, error) { return io.NopCloser(message), nil }}
+	f.Fuzz(func(t *testing.T, object []byte) {
+		b := mem.New(nil)
+		if err := storage.CreateBytes(t.Context(), b, "wal_006/1/x", object, nil); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = wal.ReadIdentity(t.Context(), b, "wal_006/1/x")
+		if _, err := wal.Verify(t.Context(), wal.WithCipher(b, cipher), 1, "x"); err == nil && (len(object) == 0 || object[0] == 0xFD) {
+			t.Error("an object was taken for whole that nobody wrote")
+		}
+	})
+}

@@ -301,3 +301,31 @@ func FuzzDecrypt(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkEncrypt encrypts what a busy segment is compressed, by this package
+// and, started anew each time as a pipe would, by gpg.
+func BenchmarkEncrypt(b *testing.B) {
+	k := newKey(b, "dba@example.com", &packet.Config{})
+	file := public(b, k)
+	text := make([]byte, 4<<20)
+	for i := range text {
+		text[i] = byte(i * i >> 7)
+	}
+	b.Run("here", func(b *testing.B) {
+		b.SetBytes(int64(len(text)))
+		for b.Loop() {
+			encrypt(b, recipients(b, file), text)
+		}
+	})
+	b.Run("gpg", func(b *testing.B) {
+		home := b.TempDir()
+		b.SetBytes(int64(len(text)))
+		for b.Loop() {
+			cmd := exec.Command("gpg", "--batch", "--quiet", "--homedir", home, "--compress-algo", "none", "--trust-model", "always", "--recipient-file", file, "--encrypt")
+			cmd.Stdin = bytes.NewReader(text)
+			if out, err := cmd.Output(); err != nil || len(out) < len(text) {
+				b.Fatalf("gpg: %v (it comes with the package gnupg)", err)
+			}
+		}
+	})
+}

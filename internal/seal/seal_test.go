@@ -144,3 +144,16 @@ func FuzzSecrets(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkSeal seals a block as large as they become, uncompressed.
+func BenchmarkSeal(b *testing.B) {
+	k, err := seal.New()
+	if err != nil {
+		b.Fatal(err)
+	}
+	box, block := k.Index(exampleRun(), 0), make([]byte, 256<<10, 256<<10+seal.Overhead)
+	b.SetBytes(int64(len(block)))
+	for b.Loop() {
+		block = box.Seal(block[:0], 1, nil, block)[:256<<10]
+	}
+}
