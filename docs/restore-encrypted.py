@@ -12,6 +12,7 @@ import hashlib, hmac
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 PAGE = 8192
 
@@ -32,6 +33,10 @@ def derive(secret, label, run=b"", n=0):
     return hkdf_expand(hkdf_extract(b"", secret), label.encode() + b"\0" + run + struct.pack("<I", n), 32)
 
 
+def raw(public):
+    return public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
 def run_key(private, enc, epoch, run):
     """HPKE (RFC 9180), base mode: X25519 with HKDF-SHA256, AES-256-GCM; the exported secret."""
     key = X25519PrivateKey.from_private_bytes(private)
@@ -44,7 +49,7 @@ def run_key(private, enc, epoch, run):
         return hkdf_expand(key, struct.pack(">H", 32) + b"HPKE-v1" + suite + label + info, 32)
 
     dh = key.exchange(X25519PublicKey.from_public_bytes(enc))
-    shared = expand(kem, extract(kem, b"", b"eae_prk", dh), b"shared_secret", enc + key.public_key().public_bytes_raw())
+    shared = expand(kem, extract(kem, b"", b"eae_prk", dh), b"shared_secret", enc + raw(key.public_key()))
     info = b"wal-e 006 run\0" + epoch + run
     context = b"\0" + extract(suite, b"", b"psk_id_hash", b"") + extract(suite, b"", b"info_hash", info)
     exporter = expand(suite, extract(suite, shared, b"secret", b""), b"exp", context)

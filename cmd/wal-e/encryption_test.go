@@ -163,7 +163,7 @@ func byHand(t *testing.T, owner *archive, k keyPair, name string) {
 	dir := target(t)
 	shell := fmt.Sprintf("gpg --batch --quiet --pinentry-mode loopback --passphrase %s --import %s && "+
 		"echo test | gpg --batch --quiet --pinentry-mode loopback --passphrase %s --trust-model always -r dba@example.com -e -o /dev/null && "+
-		"PATH=%s:$PATH python3 ../../docs/restore-encrypted.py %s %s %s; e=$?; gpgconf --kill gpg-agent; exit $e",
+		"PATH=%s:$PATH /usr/bin/python3 ../../docs/restore-encrypted.py %s %s %s; e=$?; gpgconf --kill gpg-agent; exit $e",
 		sesame, k.private, sesame, wrapper(t), owner.prefix, name, dir)
 	cmd := exec.Command("sh", "-c", shell)
 	cmd.Env = append(os.Environ(), "GNUPGHOME="+home)
