@@ -2,6 +2,7 @@ package gc_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -106,11 +107,12 @@ type sim struct {
 	dir    string
 	table  *index.Table // of the oracle
 	hosts  []*host
+	mu     sync.Mutex // guards failed and outcomes: processes look at them, and timers may wake several
 	failed string
 
 	outcomes   map[string]*chunkstore.Outcome // by key: an outcome never changes
 	wal        map[*chunkstore.Outcome][]string
-	committing int          // pushes that no lifecycle rule may disturb any more
+	committing atomic.Int64 // pushes that no lifecycle rule may disturb any more
 	lsn        uint64       // segment at which the cluster is
 	versions   [extents]int // the cluster's content now
 	spawned    int
@@ -171,6 +173,8 @@ func runSeed(t *testing.T, seed uint64, sc scenario, dir string, store *chunksto
 }
 
 func (s *sim) fail(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.failed == "" {
 		s.failed = fmt.Sprintf("step %d: ", s.w.Steps) + fmt.Sprintf(format, args...)
 		s.w.Note("VIOLATION " + s.failed)
@@ -374,7 +378,7 @@ func (s *sim) disturb() {
 // push has looked at its packs for the last time.
 func (s *sim) expire() {
 	synctest.Wait()
-	if s.committing > 0 {
+	if s.committing.Load() > 0 {
 		return
 	}
 	var packs []string
@@ -422,21 +426,30 @@ func (s *sim) backups() map[chunkstore.Ref]*chunkstore.Outcome {
 		if !r.Ended() {
 			continue
 		}
-		o := s.outcomes[r.OutcomeKey()]
-		if o == nil {
-			if o, err = chunkstore.ReadOutcome(ctx, s.w.Direct(), r.Ref); err != nil {
-				s.fail("oracle: %v", err)
-				continue
-			}
-			if o.Result == chunkstore.Commit { // a late ABORT may come and go
-				s.outcomes[r.OutcomeKey()] = o
-			}
+		o, err := s.outcome(ctx, r)
+		if err != nil {
+			s.fail("oracle: %v", err)
+			continue
 		}
 		if o.Result == chunkstore.Commit {
 			valid[r.Ref] = o
 		}
 	}
 	return valid
+}
+
+// outcome reads an outcome once.
+func (s *sim) outcome(ctx context.Context, r chunkstore.Run) (*chunkstore.Outcome, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.outcomes[r.OutcomeKey()]; o != nil {
+		return o, nil
+	}
+	o, err := chunkstore.ReadOutcome(ctx, s.w.Direct(), r.Ref)
+	if err == nil && o.Result == chunkstore.Commit { // a late ABORT may come and go
+		s.outcomes[r.OutcomeKey()] = o
+	}
+	return o, err
 }
 
 func (s *sim) neededPacks() map[string]bool {

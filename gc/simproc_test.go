@@ -125,8 +125,8 @@ func (p *push) copy(ctx context.Context, b storage.Bucket, run *chunkstore.Push,
 	if err := p.archive(ctx, b); err != nil {
 		return err
 	}
-	p.s.committing++
-	defer func() { p.s.committing-- }()
+	p.s.committing.Add(1)
+	defer p.s.committing.Add(-1)
 	return run.Commit(ctx, m)
 }
 
@@ -296,8 +296,8 @@ func (s *sim) undelete(ctx context.Context, c *simstore.Client, chance uint64, n
 	if len(runs) == 0 {
 		return
 	}
-	s.committing++
-	defer func() { s.committing-- }()
+	s.committing.Add(1)
+	defer s.committing.Add(-1)
 	ref, err := gc.Undelete(ctx, gc.Undeletion{Bucket: s.sc.client.wrap(c), Host: c.Name(), Now: now}, runs[int(chance>>8)%len(runs)].Ref)
 	if err == nil {
 		s.undeleted.Add(1)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing/synctest"
 	"time"
 
@@ -48,7 +49,7 @@ type World struct {
 	clients []*Client
 	last    *Client
 	was     map[string]bool // keys that were removed
-	calm    bool            // no more faults
+	calm    atomic.Bool     // no more faults
 
 	Steps  int // requests served
 	Faults int // things that went wrong
@@ -180,7 +181,7 @@ func (w *World) drop(r *request) {
 	w.pending = slices.DeleteFunc(w.pending, func(p *request) bool { return p == r })
 }
 
-func (w *World) chance(p float64) bool { return !w.calm && p > 0 && w.rng.Float64() < p }
+func (w *World) chance(p float64) bool { return !w.calm.Load() && p > 0 && w.rng.Float64() < p }
 
 func (w *World) naps(r *request) bool {
 	if w.cfg.Nap == nil {
@@ -260,7 +261,7 @@ func (w *World) apply(r *request) (a answer, finished bool) {
 		w.changed(Change{Client: r.client.name, Key: r.keys[0], Data: r.data})
 	case opDelete:
 		n := len(r.keys)
-		if !w.calm && !r.ghost {
+		if !w.calm.Load() && !r.ghost {
 			n = 1 + w.rng.IntN(n)
 		}
 		for _, key := range r.keys[:n] {
@@ -349,7 +350,7 @@ func (c *Client) Frozen() bool { return c.frozen }
 // Calm ends all faults, until Storm: frozen processes go on, and what is late
 // arrives.
 func (w *World) Calm() {
-	w.calm = true
+	w.calm.Store(true)
 	for _, c := range w.clients {
 		c.frozen = false
 	}
@@ -358,14 +359,14 @@ func (w *World) Calm() {
 // pageSize is how long a page of a listing is. Without faults the moment of a page
 // makes no difference, and short pages only cost time.
 func (w *World) pageSize() int {
-	if w.calm {
+	if w.calm.Load() {
 		return 1000
 	}
 	return w.cfg.PageSize
 }
 
 // Storm lets faults happen again.
-func (w *World) Storm() { w.calm = false }
+func (w *World) Storm() { w.calm.Store(false) }
 
 // Finish serves requests until no process runs, in at most limit steps.
 func (w *World) Finish(limit int) error {
