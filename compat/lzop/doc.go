@@ -12,10 +12,12 @@
 // the format and 256 KiB in practice; no allocation comes from a length that
 // was not checked.
 //
-// The codec is our own, written after the description of the bit stream in the
-// documentation of Linux (lib/lzo: "LZO stream format as understood by Linux's
-// LZO decompressor"): the libraries that there are carry a licence that this
-// program can't take, or only decompress.
+// Compressing is done by github.com/rasky/go-lzo. Decompressing is not: that
+// library's output has no bound (a block of 1 MiB that says it holds 100 bytes
+// became 255 MiB), and what we read may come from anybody. The decompressor here is
+// written after the description of the bit stream in the documentation of Linux
+// (lib/lzo: "LZO stream format as understood by Linux's LZO decompressor"), fills a
+// buffer of the length that the block says, and never leaves it.
 package lzop
 
 import "errors"

@@ -6,6 +6,7 @@ import (
 	"hash/adler32"
 	"io"
 
+	lzo "github.com/rasky/go-lzo"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -104,14 +105,13 @@ func (z *Writer) flush(blocks []*packer) error {
 
 // A packer compresses one block at a time.
 type packer struct {
-	encoder
 	plain  []byte
 	packed []byte
 	head   [12]byte
 }
 
 func (b *packer) pack() {
-	b.packed = b.compress(b.plain)
+	b.packed = lzo.Compress1X(b.plain)
 	if len(b.packed) >= len(b.plain) {
 		b.packed = b.plain // stored as it is
 	}
