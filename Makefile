@@ -13,9 +13,11 @@ RACE        ?= $(shell $(GO) list ./... 2>/dev/null | grep -v -e '/cmd/' -e '/be
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Without symbols for debuggers: PostgreSQL starts the program for each segment.
+# Stack traces and go version -m need none of them.
 .PHONY: build
 build: go ## build bin/wal-e, a static binary
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/wal-e ./cmd/wal-e
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/wal-e ./cmd/wal-e
 
 .PHONY: check
 check: go ## gofmt, go vet and staticcheck
