@@ -38,6 +38,7 @@ func TestScripts(t *testing.T) {
 
 func setupScript(e *testscript.Env) error {
 	e.Setenv("WALE_LOG_DESTINATION", "stderr")
+	e.Setenv("AWS_EC2_METADATA_DISABLED", "true") // it isn't on loopback
 	e.Setenv("STATE", filepath.Join(e.WorkDir, "state"))
 	e.Setenv("WALE_STATE_DIR", filepath.Join(e.WorkDir, "state"))
 	e.Setenv("ARCHIVE", filepath.Join(e.WorkDir, "archive"))

@@ -193,8 +193,8 @@ func TestInstanceProfile(t *testing.T) {
 		cfg := config(t, s, "some")
 		cfg.AccessKeyID, cfg.SecretAccessKey = "", ""
 		err := storage.CreateBytes(t.Context(), open(t, cfg), "none", nil, nil)
-		if err == nil || !strings.Contains(err.Error(), "AWS_ACCESS_KEY_ID") {
-			t.Errorf("Create without credentials = %v, want an error that names AWS_ACCESS_KEY_ID", err)
+		if !errors.Is(err, storage.ErrPermission) || !strings.Contains(err.Error(), "AWS_ACCESS_KEY_ID") {
+			t.Errorf("Create without credentials = %v, want ErrPermission and the name AWS_ACCESS_KEY_ID", err)
 		}
 	})
 	t.Run("found by the SDK", func(t *testing.T) {

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
 	sdkcredentials "github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
+	"github.com/aws/smithy-go/logging"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"wal-e/internal/storage"
 )
@@ -23,6 +26,9 @@ const renewBefore = 5 * time.Minute
 type credentials struct {
 	find  func(context.Context) (aws.CredentialsProvider, string, error) // and a region or ""
 	fixed bool                                                           // they can't be renewed
+	// instance: somebody said that they come from the metadata service
+	instance bool
+	found    atomic.Bool // they were there once
 
 	mu     sync.Mutex
 	cache  *aws.CredentialsCache // nil before the first use
@@ -32,7 +38,7 @@ type credentials struct {
 func newCredentials(cfg *Config) *credentials {
 	switch {
 	case cfg.InstanceProfile:
-		return &credentials{find: func(context.Context) (aws.CredentialsProvider, string, error) {
+		return &credentials{instance: true, find: func(context.Context) (aws.CredentialsProvider, string, error) {
 			return ec2rolecreds.New(), "", nil
 		}}
 	case cfg.AccessKeyID != "":
@@ -40,7 +46,9 @@ func newCredentials(cfg *Config) *credentials {
 		return &credentials{fixed: true, find: func(context.Context) (aws.CredentialsProvider, string, error) { return p, "", nil }}
 	}
 	return &credentials{find: func(ctx context.Context) (aws.CredentialsProvider, string, error) {
-		found, err := config.LoadDefaultConfig(ctx)
+		// What the SDK logs by itself goes past our records to stderr; what
+		// counts of it is in its errors.
+		found, err := config.LoadDefaultConfig(ctx, config.WithLogger(logging.Nop{}))
 		if err != nil {
 			return nil, "", fmt.Errorf("read the AWS configuration: %w", err)
 		}
@@ -52,15 +60,16 @@ func newCredentials(cfg *Config) *credentials {
 func (c *credentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	cache, err := c.open(ctx)
 	if err != nil {
-		return aws.Credentials{}, &credentialsError{err}
+		return aws.Credentials{}, newCredentialsError(err, false)
 	}
 	found, err := cache.Retrieve(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return aws.Credentials{}, ctx.Err()
 		}
-		return aws.Credentials{}, &credentialsError{err}
+		return aws.Credentials{}, newCredentialsError(err, c.instance || c.found.Load())
 	}
+	c.found.Store(true)
 	return found, nil
 }
 
@@ -97,12 +106,27 @@ func (c *credentials) expired() bool {
 	return !c.fixed
 }
 
-// A credentialsError says that there are no credentials. The metadata service of
-// an instance may be back soon, so it is worth while to try again.
-type credentialsError struct{ err error }
+// A credentialsError says that there are no credentials. To try again is worth
+// while when they were found before, or the metadata service of an instance is
+// there and has a bad moment; it wraps storage.ErrPermission otherwise.
+type credentialsError struct {
+	err     error
+	passing bool
+}
+
+func newCredentialsError(err error, foundBefore bool) error {
+	var answer *smithyhttp.ResponseError
+	passing := foundBefore || errors.As(err, &answer) && (answer.HTTPStatusCode() >= 500 || answer.HTTPStatusCode() == 429)
+	return &credentialsError{err, passing}
+}
 
 func (e *credentialsError) Error() string {
 	return "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or --aws-instance-profile: " + shortest(e.err).Error()
+}
+
+// Is makes an error that will not pass one of permission.
+func (e *credentialsError) Is(target error) bool {
+	return target == storage.ErrPermission && !e.passing
 }
 
 func (e *credentialsError) Unwrap() error { return e.err }
