@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"math"
 	"os"
 	"os/signal"
 	"runtime"
@@ -46,9 +45,14 @@ func beShortLived() {
 	}
 }
 
+// pooledMemory is where the collector stops letting garbage grow when several
+// files are pushed: the objects that a pool may hold (256 MiB), and what works on
+// them. It is no hard bound: where more is in use, the collector works more.
+const pooledMemory = 320 << 20
+
 // bePooled takes back what beShortLived did, when there is work for all cores.
 func bePooled(procs int) {
-	debug.SetMemoryLimit(math.MaxInt64)
+	debug.SetMemoryLimit(pooledMemory)
 	debug.SetGCPercent(100)
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(procs)
