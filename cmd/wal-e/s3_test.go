@@ -170,10 +170,18 @@ func TestS3NodesDie(t *testing.T) {
 	}
 	s.Restart(2)
 	s.Restart(3)
-	again := a.command(t, c, "wal-push", "pg_wal/"+segment)
-	again.Dir = c.Dir
-	if r := runCommand(t, again); r.code != 0 {
-		t.Errorf("wal-push after the nodes came back: exit %d, want 0\n%s", r.code, r.stderr)
+	// As PostgreSQL does, until it succeeds: while the nodes agree on what the
+	// push before left, the segment is neither there nor can it be created.
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
+		again := a.command(t, c, "wal-push", "pg_wal/"+segment)
+		again.Dir = c.Dir
+		r := runCommand(t, again)
+		if r.code == 0 {
+			break
+		}
+		if r.code != 1 || time.Now().After(deadline) {
+			t.Fatalf("wal-push after the nodes came back: exit %d, want 0\n%s", r.code, r.stderr)
+		}
 	}
 	a.verified(t, c)
 }

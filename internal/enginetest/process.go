@@ -90,8 +90,32 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
-// Stop and Continue freeze and wake the server and its children.
-func (p *Process) Stop()     { p.signal(syscall.SIGSTOP) }
+// Stop freezes the server and its children, and waits until the server stands
+// still: a signal alone may be late.
+func (p *Process) Stop() {
+	p.signal(syscall.SIGSTOP)
+	for i := 0; i < 1000 && !p.stopped(); i++ {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// stopped reports whether the kernel says that all threads of the server stand.
+func (p *Process) stopped() bool {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return false
+	}
+	for _, task := range tasks {
+		// The state follows the name, which is in parentheses.
+		stat, err := os.ReadFile(task)
+		if i := bytes.LastIndexByte(stat, ')'); err != nil || i < 0 || i+2 >= len(stat) || stat[i+2] != 'T' {
+			return false
+		}
+	}
+	return len(tasks) > 0
+}
+
+// Continue wakes them.
 func (p *Process) Continue() { p.signal(syscall.SIGCONT) }
 
 func (p *Process) signal(s syscall.Signal) {
