@@ -113,6 +113,12 @@ func Push(ctx context.Context, cfg Config, path string) (Pushed, error) {
 // compare returns nil if what is stored under the key is what was to be pushed.
 func (cfg Config) compare(ctx context.Context, p Pushed, path string, f *localFile) error {
 	stored, err := ReadIdentity(ctx, cfg.Bucket, p.Key)
+	if errors.Is(err, storage.ErrNotExist) {
+		// Nodes of a store that were apart may not agree for a while on a push
+		// that broke off.
+		return fmt.Errorf("wal: the storage says that %s exists when it is created, and that it doesn't when it is read: push it again: %w",
+			objectURL(cfg.Bucket, p.Key), err)
+	}
 	if err != nil {
 		return err
 	}
