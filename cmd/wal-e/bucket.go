@@ -95,6 +95,9 @@ func (e *unmountedError) Error() string {
 // Is tells storage.Retry whether it is worth while to ask again.
 func (e *unmountedError) Is(target error) bool { return target == syscall.ENOENT && !e.wait }
 
+// Unwrap lets storage.Weakness look behind it.
+func (m mounted) Unwrap() storage.Bucket { return m.Bucket }
+
 // present returns err, unless it says that an object is absent and the whole
 // archive is.
 func (m mounted) present(err error) error {

@@ -24,7 +24,7 @@ func (f *collectFlags) bind(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.wait, "wait", false, "wait for pushes that may need what is to go")
 	flags.BoolVar(&f.abortRunning, "abort-running", false, "end such pushes instead")
 	flags.DurationVar(&f.fenceAfter, "fence-after", 24*time.Hour, "take a push for dead that showed no sign of life for this `DURATION`, by the store's clock")
-	flags.DurationVar(&f.settle, "settle", 0, "`DURATION` that listings of a weak store (Swift) may lag behind, which is waited out; 1m for Swift")
+	flags.DurationVar(&f.settle, "settle", 0, "`DURATION` that listings of a weak store (Swift, NFS) may lag behind, which is waited out; 1m for these")
 	flags.BoolVar(&f.exclusive, "exclusive", false, "nothing else uses the prefix, so a weak store needn't be waited for")
 }
 

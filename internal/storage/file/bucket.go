@@ -8,6 +8,9 @@
 // has reported, also as ErrExist, survives a power cut, with the directories
 // that lead to it.
 //
+// On NFS and the like that holds between processes of one host. Listings that other
+// hosts make may lag, which Weakness says.
+//
 // Metadata is kept in extended attributes; a file system without them gives
 // storage.ErrNoMeta. As keys are paths, no key may continue another one after
 // a slash. Symbolic links are followed, so that a part of the tree can be
@@ -42,6 +45,7 @@ type Bucket struct {
 	dir  string // absolute and clean
 	now  func() time.Time
 	hook func(op, path string) error // seen before each change by tests; may be nil
+	kind func(dir string) (string, error)
 
 	mu      sync.Mutex
 	settled map[string]bool // directories whose own names are known to be durable
@@ -65,6 +69,7 @@ func Open(dir string) (*Bucket, error) {
 	return &Bucket{
 		dir:     dir,
 		now:     time.Now,
+		kind:    networkKind,
 		settled: make(map[string]bool),
 		swept:   make(map[string]bool),
 	}, nil

@@ -8,3 +8,6 @@ func (b *Bucket) SetHook(hook func(op, path string) error) { b.hook = hook }
 
 // SetNow sets the clock by which hidden files grow stale.
 func (b *Bucket) SetNow(now func() time.Time) { b.now = now }
+
+// SetKind sets what tells the kind of the file system that a directory is on.
+func (b *Bucket) SetKind(kind func(dir string) (string, error)) { b.kind = kind }

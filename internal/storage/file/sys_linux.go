@@ -78,3 +78,22 @@ func renameNoReplace(from, to string) error {
 	}
 	return nil
 }
+
+// networkKind returns the kind of network file system that dir is on, or "".
+func networkKind(dir string) (string, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return "", &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	switch uint32(fs.Type) { // the type differs between architectures
+	case unix.NFS_SUPER_MAGIC:
+		return "NFS", nil
+	case unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.SMB_SUPER_MAGIC:
+		return "SMB", nil
+	case unix.FUSE_SUPER_MAGIC:
+		return "FUSE", nil
+	case unix.CEPH_SUPER_MAGIC, unix.AFS_SUPER_MAGIC:
+		return "a network file system", nil
+	}
+	return "", nil
+}
