@@ -7,10 +7,7 @@
 // a check that passes for want of rights would be worse than none.
 package checkup
 
-import (
-	"context"
-	"fmt"
-)
+import "fmt"
 
 // A Status says how a finding is meant.
 type Status string
@@ -48,13 +45,6 @@ func (f Findings) Worst() Status {
 		}
 	}
 	return worst
-}
-
-// An Inspector is a bucket that can tell rules of its store: expiry, versions,
-// locks, encryption. What it may not read is a finding of status Unknown, with the
-// right that it lacks; Area is left to the caller.
-type Inspector interface {
-	Inspect(ctx context.Context) Findings
 }
 
 // A list collects findings of one area.

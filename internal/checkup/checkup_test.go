@@ -150,13 +150,19 @@ type inspected struct {
 	storage.Bucket
 }
 
-func (inspected) Inspect(context.Context) checkup.Findings {
-	return checkup.Findings{{Check: "expiry", Status: checkup.Failure, Found: "a rule", Fix: "remove it"}}
+func (inspected) Inspect(context.Context) []storage.Remark {
+	return []storage.Remark{
+		{Rule: "versions", Verdict: storage.Forbidden, Text: "not told"},
+		{Rule: "expiry", Verdict: storage.Unfit, Text: "a rule", Fix: "remove it"},
+	}
 }
 
 func TestInspector(t *testing.T) {
 	t.Parallel()
 	findings := checkup.Storage(t.Context(), inspected{mem.New(nil)}, time.Now)
+	if f := findings[len(findings)-2]; f.Status != checkup.OK || f.Found != "not told" {
+		t.Errorf("what credentials aren't told = %+v, want it to be well", f)
+	}
 	last := findings[len(findings)-1]
 	if want := (checkup.Finding{Area: "storage", Check: "expiry", Status: checkup.Failure, Found: "a rule", Fix: "remove it"}); last != want {
 		t.Errorf("last finding = %+v, want %+v", last, want)

@@ -40,13 +40,24 @@ func Storage(ctx context.Context, b storage.Bucket, now func() time.Time) Findin
 	if why := storage.Weakness(b); why != "" {
 		s.add(Warning, "keeps its promises", weakFix, "%s", why)
 	}
-	if i, ok := b.(Inspector); ok {
-		for _, f := range i.Inspect(ctx) {
-			f.Area = area
-			s.findings = append(s.findings, f)
-		}
+	for _, r := range storage.Inspect(ctx, b) {
+		s.add(statusOf(r.Verdict), r.Rule, r.Fix, "%s", r.Text)
 	}
 	return s.findings
+}
+
+// statusOf takes for well what credentials aren't told because they are the least:
+// whoever sets the store up checks with others.
+func statusOf(v storage.Verdict) Status {
+	switch v {
+	case storage.Fit, storage.Forbidden:
+		return OK
+	case storage.Doubtful:
+		return Warning
+	case storage.Unfit:
+		return Failure
+	}
+	return Unknown
 }
 
 type store struct {
