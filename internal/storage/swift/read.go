@@ -55,7 +55,7 @@ func (b *Bucket) get(ctx context.Context, key string, offset, length int64) (io.
 		if ranged && errors.As(err, &e) && e.code == http.StatusRequestedRangeNotSatisfiable {
 			return http.NoBody, nil // it begins behind the last byte
 		}
-		return nil, b.absent(ctx, err)
+		return nil, b.proven(ctx, key, err)
 	}
 	if ranged && res.StatusCode != http.StatusPartialContent {
 		return whole(res, offset, length)
@@ -126,9 +126,30 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *Bucket) head(ctx context.Context, key string) (http.Header, error) {
 	h, err := b.exchange(ctx, request{method: http.MethodHead, container: b.cfg.Container, object: b.name(key)})
 	if err != nil {
-		return nil, b.absent(ctx, err)
+		return nil, b.proven(ctx, key, err)
 	}
 	return h, nil
+}
+
+// errBehind is what a node answers that was away when an object was created.
+var errBehind = errors.New("a node of the server doesn't have it, and another does")
+
+// proven explains a 404 for an object. A node that was away may give one for what
+// the others hold, and what is absent ends a recovery: so all nodes are asked.
+func (b *Bucket) proven(ctx context.Context, key string, err error) error {
+	if err = b.absent(ctx, err); !errors.Is(err, storage.ErrNotExist) {
+		return err
+	}
+	_, herr := b.exchange(ctx, request{
+		method: http.MethodHead, container: b.cfg.Container, object: b.name(key), headers: swift.Headers{"X-Newest": "true"},
+	})
+	switch {
+	case herr == nil:
+		return errBehind
+	case !errors.Is(herr, errMissing):
+		return herr
+	}
+	return err
 }
 
 // Stat implements storage.Bucket.
