@@ -74,7 +74,8 @@ func harm(r types.LifecycleRule) string {
 // covers tells whether a rule is about any object of ours: its prefix lies within
 // ours, or ours within it.
 func (b *Bucket) covers(r types.LifecycleRule) bool {
-	within := aws.ToString(r.Prefix) // where old rules have it
+	//lint:ignore SA1019 where old rules have it
+	within := aws.ToString(r.Prefix)
 	if f := r.Filter; f != nil {
 		switch {
 		case f.Prefix != nil:
