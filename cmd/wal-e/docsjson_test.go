@@ -31,12 +31,14 @@ func TestJSONDocs(t *testing.T) {
 		"gc":         {gc.Report{}},
 		"verify":     {verifyReport{}},
 		"check":      {checkup.Finding{}, map[string]any{"status": "", "findings": 0}},
+		"ls":         {lookedEntry{}},
+		"diff":       {lookedChange{}},
 		"wal-show":   {walSystem{}},
 		"wal-verify": {walReport{}},
 	}
 	// Words of the text that look like fields and are values.
 	values := []string{
-		"gc", "wal-show", "live", "standby", "offline", "classic", "ok", "warning", "failure", "unknown", "latest", "delete", "3/DE000028",
+		"gc", "wal-show", "ls", "file", "directory", "symlink", "added", "removed", "changed", "attributes", "live", "standby", "offline", "classic", "ok", "warning", "failure", "unknown", "latest", "delete", "3/DE000028",
 		"--read-data", "--wal", "--known-gap",
 	}
 	for _, r := range []gc.Rule{
