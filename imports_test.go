@@ -31,6 +31,7 @@ func allowed() map[string][]string {
 		"internal/logging":             nil,
 		"internal/pgtest":              {"internal/postgres"},
 		"internal/enginetest":          nil,
+		"internal/drill":               {"internal/postgres"},
 		"internal/checkup":             append([]string{"internal/runid"}, postgresAndStorage...),
 
 		"index":       {"internal/chunk", "internal/runid"},
@@ -39,7 +40,7 @@ func allowed() map[string][]string {
 		"wal":         postgresAndStorage,
 		"compat/lzop": nil,
 		"compat":      append([]string{"compat/lzop"}, postgresAndStorage...),
-		"cmd/wal-e": {"backup", "chunkstore", "compat", "gc", "index", "wal", "internal/checkup", "internal/logging", "internal/openpgp", "internal/postgres", "internal/runid", "internal/seal",
+		"cmd/wal-e": {"backup", "chunkstore", "compat", "gc", "index", "wal", "internal/checkup", "internal/drill", "internal/envelope", "internal/logging", "internal/openpgp", "internal/postgres", "internal/runid", "internal/seal",
 			"internal/storage", "internal/storage/azure", "internal/storage/file", "internal/storage/gcs", "internal/storage/s3", "internal/storage/swift"},
 		"gc":                {"chunkstore", "index", "internal/envelope", "internal/runid", "internal/postgres", "internal/storage"},
 		"internal/simstore": postgresAndStorage,

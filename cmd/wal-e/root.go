@@ -90,6 +90,7 @@ func subcommands(a *app) []*cobra.Command {
 		newCatCommand(a),
 		newDiffCommand(a),
 		newVerifyCommand(a),
+		newDrillCommand(a),
 		newCheckCommand(a),
 		newAdoptSystemCommand(a),
 		newKeyCommand(a),

@@ -88,6 +88,20 @@ func ParseNamedRow(t Tuple) (oid uint32, name string, ok bool) {
 	return oid, name, ok
 }
 
+// RoleFlags are attributes of a role.
+type RoleFlags struct{ Superuser, Login bool }
+
+// ParseRoleRow reads a row of pg_authid. It reports false for what is none.
+func ParseRoleRow(t Tuple) (oid uint32, name string, f RoleFlags, ok bool) {
+	var rest []byte
+	oid, name, rest, ok = parseNamed(t)
+	// rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin
+	if !ok || len(rest) < 5 {
+		return 0, "", f, false
+	}
+	return oid, name, RoleFlags{Superuser: rest[0] != 0, Login: rest[4] != 0}, true
+}
+
 // parseNamed reads the OID, which is the first column from 12 on, and the name
 // that follows it in these catalogs.
 func parseNamed(t Tuple) (oid uint32, name string, rest []byte, ok bool) {
