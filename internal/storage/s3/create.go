@@ -17,8 +17,6 @@ import (
 	tmtypes "github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-	"gocloud.dev/blob"
-	"gocloud.dev/blob/s3blob"
 
 	"wal-e/internal/storage"
 )
@@ -228,30 +226,27 @@ func (b *Bucket) stream(ctx context.Context, o *object, r io.Reader) error {
 	part := max(int64(partSize), o.size/(mostParts-1)+1)
 	// The region may have been found out since the client was made.
 	client := s3.New(b.parts.Options(), func(opt *s3.Options) { opt.Region = b.currentRegion() })
-	bucket, err := s3blob.OpenBucket(ctx, client, b.cfg.Bucket, &s3blob.Options{
-		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired,
-		EncryptionType:             types.ServerSideEncryption(b.cfg.Encryption.Method),
-		KMSEncryptionID:            b.cfg.Encryption.KeyID,
+	manager := transfermanager.New(client, func(opt *transfermanager.Options) {
+		// It has a setting of its own, and stores that aren't Amazon's don't know all checksums.
+		opt.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
+		opt.PartSizeBytes, opt.Concurrency = part, partsAt
 	})
-	if err != nil {
-		return err
-	}
-	defer bucket.Close()
 	src := &remembering{r: r}
-	err = bucket.Upload(ctx, b.cfg.Prefix+o.key, src, &blob.WriterOptions{
-		ContentType: contentType(o.key), IfNotExist: !b.weak.Load(), BufferSize: int(part), MaxConcurrency: partsAt,
-		BeforeWrite: func(as func(any) bool) error {
-			var in *transfermanager.UploadObjectInput
-			if !as(&in) {
-				return errors.New("internal error: gocloud's writer is another one")
-			}
-			in.Key, in.Metadata = b.name(o.key), o.meta // as they are, not escaped
-			if b.cfg.Bulk(o.key) {
-				in.StorageClass = tmtypes.StorageClass(b.cfg.StorageClass)
-			}
-			return nil
-		},
-	})
+	in := &transfermanager.UploadObjectInput{
+		Bucket: aws.String(b.cfg.Bucket), Key: b.name(o.key), Body: src,
+		ContentType: aws.String(contentType(o.key)), Metadata: o.meta,
+		ServerSideEncryption: tmtypes.ServerSideEncryption(b.cfg.Encryption.Method),
+	}
+	if b.cfg.Encryption.KeyID != "" {
+		in.SSEKMSKeyID = aws.String(b.cfg.Encryption.KeyID)
+	}
+	if !b.weak.Load() {
+		in.IfNoneMatch = aws.String("*")
+	}
+	if b.cfg.Bulk(o.key) {
+		in.StorageClass = tmtypes.StorageClass(b.cfg.StorageClass)
+	}
+	_, err := manager.UploadObject(ctx, in)
 	if src.err != nil && src.err != io.EOF {
 		return src.err // the content's own fault
 	}

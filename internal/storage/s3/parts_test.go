@@ -29,7 +29,7 @@ func TestParts(t *testing.T) {
 	if _, err := rand.Read(data); err != nil {
 		t.Fatal(err)
 	}
-	const key = "odd../name with %2F" // gocloud would store it under another
+	const key = "odd../name with %2F" // some libraries escape such a name
 	if err := storage.CreateBytes(ctx, b, key, data, storage.Meta{"some": "value"}); err != nil {
 		t.Fatalf("Create of more than one request may carry = %v, want nil", err)
 	}

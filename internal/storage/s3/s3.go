@@ -15,7 +15,7 @@
 // A key is stored under its own name, byte for byte, behind the prefix. Objects
 // of known size go up in one request with their MD5 sum, which all stores check;
 // newer checksums, which older stores refuse, are used only where the protocol
-// demands them. Others go up in parts through gocloud.dev's writer, and can be
+// demands them. Others go up in parts through the SDK's transfer manager, and can be
 // seen only when whole.
 package s3
 
