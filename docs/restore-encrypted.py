@@ -103,6 +103,8 @@ class Archive:
         opened = subprocess.run(["gpg", "--batch", "--quiet", "-d", message], check=True, stdout=subprocess.PIPE)
         secrets = json.loads(opened.stdout)
         self.dedup, self.private = bytes.fromhex(secrets["dedup_key"]), bytes.fromhex(secrets["private_key"])
+        public = raw(X25519PrivateKey.from_private_bytes(self.private).public_key())
+        assert derive(self.dedup, "wal-e 006 epoch", public)[:16] == self.epoch, "the secrets are not those of the epoch"
         run = run_bytes(self.outcome["sealed_by"])
         sealed = base64.b64decode(self.outcome["sealed_manifest"])
         self.manifest = json.loads(unbox(derive(self.dedup, "wal-e 006 manifest", run), 0, b"", sealed))

@@ -43,7 +43,8 @@ var ErrForged = errors.New("seal is broken")
 // can only write it.
 var ErrNoPrivateKey = errors.New("the private key of the epoch isn't here")
 
-// An Epoch names a pair of secrets. It is random.
+// An Epoch names a pair of secrets. It is made of them, so that nobody can put
+// other secrets in their place: whoever noted the name can tell.
 type Epoch [16]byte
 
 func (e Epoch) String() string { return hex.EncodeToString(e[:]) }
@@ -68,9 +69,6 @@ type Keys struct {
 // New makes the secrets of a new epoch.
 func New() (*Keys, error) {
 	k := &Keys{}
-	if _, err := rand.Read(k.epoch[:]); err != nil {
-		return nil, fmt.Errorf("read randomness: %w", err)
-	}
 	if _, err := rand.Read(k.dedup[:]); err != nil {
 		return nil, fmt.Errorf("read randomness: %w", err)
 	}
@@ -79,8 +77,12 @@ func New() (*Keys, error) {
 		return nil, fmt.Errorf("make the epoch's key: %w", err)
 	}
 	k.private, k.public = private, private.PublicKey()
+	k.epoch = k.name()
 	return k, nil
 }
+
+// name is the epoch that the secrets make.
+func (k *Keys) name() Epoch { return Epoch(k.key(labelEpoch, k.public.Bytes(), 0)[:len(Epoch{})]) }
 
 func kem() hpke.KEM { return hpke.DHKEM(ecdh.X25519()) }
 
@@ -108,17 +110,19 @@ func (k *Keys) Host() *Keys {
 
 // What a derived key is for. The text is part of the format.
 const (
+	labelEpoch    = "wal-e 006 epoch"
 	labelNode     = "wal-e 006 node"
 	labelDir      = "wal-e 006 directory"
 	labelIndex    = "wal-e 006 index"
 	labelManifest = "wal-e 006 manifest"
 	labelWAL      = "wal-e 006 wal fingerprint"
+	labelHistory  = "wal-e 006 wal history"
 	labelRun      = "wal-e 006 run"
 	labelPack     = "wal-e 006 pack"
 )
 
 // derive is HKDF-SHA256 without salt; its info is the label, a zero byte, the
-// run and a number.
+// run (of an epoch's name: the public key) and a number.
 func derive(secret []byte, label string, run []byte, n uint32) []byte {
 	info := append([]byte(label), 0)
 	info = append(info, run...)
@@ -144,6 +148,10 @@ func (k *Keys) Manifest(run []byte) *Box { return newBox(k.key(labelManifest, ru
 
 // WALKey is the key of the fingerprints of WAL files.
 func (k *Keys) WALKey() [KeySize]byte { return [KeySize]byte(k.key(labelWAL, nil, 0)) }
+
+// HistoryKey is the key under which timeline histories can be read by hosts
+// that have no private key.
+func (k *Keys) HistoryKey() [KeySize]byte { return [KeySize]byte(k.key(labelHistory, nil, 0)) }
 
 func (k *Keys) key(label string, run []byte, n uint32) []byte {
 	return derive(k.dedup[:], label, run, n)

@@ -12,7 +12,7 @@ import (
 )
 
 // example are the secrets of docs/format.md, section 12.
-const example = `{"version":1,"epoch":"000102030405060708090a0b0c0d0e0f",` +
+const example = `{"version":1,"epoch":"847d0e29c7f657bff2cb4f658ecd0d4f",` +
 	`"dedup_key":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",` +
 	`"public_key":"7b4e909bbe7ffe44c465a220037d608ee35897d31ef972f07f74892cb0f73f13",` +
 	`"private_key":"1111111111111111111111111111111111111111111111111111111111111111"}`
@@ -47,14 +47,15 @@ func TestKnownAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wal := k.WALKey()
+	wal, history := k.WALKey(), k.HistoryKey()
 	for name, test := range map[string]struct{ got, want string }{
 		"node":      {seal1(k.Nodes(run, 3)), "0274b3d2dc0dd32147f5c12be78698f6af4e10f90f"},
 		"directory": {seal1(k.Directory(run, 3)), "c1cc55e31d7d019eddfca4c67bb020c57c41054b07"},
 		"index":     {seal1(k.Index(run, 3)), "ac52c3b5241afee2f6b7a55d403e855b884fe6f4cb"},
 		"manifest":  {seal1(k.Manifest(run)), "4fa840ce63d4005d456f51f551fbb0817b891a5674"},
-		"data":      {seal1(opened.Pack(3)), "3cea4754de5f7eb8e91468a58bd0665c6fffba2573"},
+		"data":      {seal1(opened.Pack(3)), "ad0c16b8c881dd10deee45b84ee4cb944c483e5adc"},
 		"wal":       {hex.EncodeToString(wal[:]), "feed215a6cdfe506fbaed6f857185d23dcb0d6cc77618bba039df6dabe631bf2"},
+		"history":   {hex.EncodeToString(history[:]), "000fa9f71c5598a87dfebb0da199ecf5ca4c866c964c73539faec9f9cc922252"},
 	} {
 		if test.got != test.want {
 			t.Errorf("%s: %s, want %s", name, test.got, test.want)
@@ -123,6 +124,31 @@ func TestSecretsRoundTrip(t *testing.T) {
 	}
 	if s := fmt.Sprintf("%v %+v %#v", k, k, k); strings.Contains(s, "0123456789abcdef0123") {
 		t.Errorf("printing keys shows a secret: %s", s)
+	}
+}
+
+// Secrets are bound to the name of their epoch: none of them can be another's.
+func TestEpochNamesSecrets(t *testing.T) {
+	t.Parallel()
+	for name, altered := range map[string]string{
+		"another name":       strings.Replace(example, "847d0e", "847d0f", 1),
+		"another dedup key":  strings.Replace(example, `"0123`, `"1123`, 1),
+		"another public key": strings.Replace(example, "7b4e909b", "7c4e909b", 1),
+	} {
+		if err := json.Unmarshal([]byte(altered), &seal.Keys{}); err == nil || !strings.Contains(err.Error(), "altered or forged") {
+			t.Errorf("%s: %v, want that they were altered or forged", name, err)
+		}
+	}
+	k, err := seal.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again := parse(t, string(data)); again.Epoch() != k.Epoch() {
+		t.Errorf("epoch %s was read as %s", k.Epoch(), again.Epoch())
 	}
 }
 

@@ -69,6 +69,9 @@ func (k *Keys) UnmarshalJSON(b []byte) error {
 	if got.public, err = kem().NewPublicKey(public); err != nil {
 		return fmt.Errorf("public_key of epoch %s is no key", got.epoch)
 	}
+	if got.name() != got.epoch {
+		return fmt.Errorf("secrets of epoch %s aren't those that it is named for: they were altered or forged", got.epoch)
+	}
 	if s.Private != "" {
 		private, err := secret("private_key", s.Private)
 		if err != nil {
