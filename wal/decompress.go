@@ -34,6 +34,7 @@ const (
 type expectation struct {
 	system postgres.SystemID
 	name   string
+	whole  bool // also read what only says the same again
 }
 
 // decode hands the plaintext of the object r to sink, piece by piece, and returns

@@ -46,7 +46,7 @@ func fetch(ctx context.Context, cfg Config, name, dest string, sum *uint32) (Fet
 	fetched := Fetched{Key: Key(system, name)}
 	t := &tempFile{cfg: cfg, name: name, dest: dest, sum: sum}
 	defer t.discard()
-	fetched.Identity, err = readObject(ctx, cfg, fetched.Key, expectation{system, name}, t.write)
+	fetched.Identity, err = readObject(ctx, cfg, fetched.Key, expectation{system: system, name: name}, t.write)
 	if errors.Is(err, storage.ErrNotExist) {
 		return Fetched{}, absent(cfg.Bucket, system, name)
 	}

@@ -61,7 +61,7 @@ func firstAfter(ctx context.Context, b storage.Bucket, dir, after string) (strin
 func ReadHistory(ctx context.Context, b storage.Bucket, system postgres.SystemID, tl postgres.Timeline) (postgres.History, error) {
 	name := tl.HistoryName()
 	var text bytes.Buffer
-	_, err := readObject(ctx, Config{Bucket: b}, Key(system, name), expectation{system, name}, func(piece []byte) error {
+	_, err := readObject(ctx, Config{Bucket: b}, Key(system, name), expectation{system: system, name: name}, func(piece []byte) error {
 		if text.Len()+len(piece) > maxHistory {
 			return fmt.Errorf("it is longer than %d bytes", maxHistory)
 		}

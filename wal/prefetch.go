@@ -203,7 +203,7 @@ func (r receipt) prove(name, path string) error {
 			return err
 		}
 		if first {
-			if err := (expectation{r.id.System, name}).check(r.id, buf[:n]); err != nil {
+			if err := (expectation{system: r.id.System, name: name}).check(r.id, buf[:n]); err != nil {
 				return err
 			}
 		}

@@ -90,7 +90,7 @@ func Push(ctx context.Context, cfg Config, path string) (Pushed, error) {
 	if err != nil {
 		return Pushed{}, fmt.Errorf("wal: read %s: %w", path, err)
 	}
-	if o, err = cipherOf(cfg.Bucket).encrypt(ctx, o); err != nil {
+	if o, err = cipherOf(cfg.Bucket).encrypt(ctx, o, name, f); err != nil {
 		return Pushed{}, fmt.Errorf("wal: encrypt %s: %w", path, err)
 	}
 	p := Pushed{Identity: o.id, Key: Key(system, name)}
@@ -124,12 +124,12 @@ func (cfg Config) compare(ctx context.Context, p Pushed, path string, f *localFi
 	}
 	local := p.Identity
 	if stored.Epoch != (Epoch{}) {
-		if local, err = cipherOf(cfg.Bucket).keyed(local, stored.Epoch); err != nil {
+		if local, err = cipherOf(cfg.Bucket).keyed(local, filepath.Base(p.Key), stored.Epoch); err != nil {
 			return fmt.Errorf("wal: %s is encrypted, and whether it is %s can't be told: %w: bring it here with `wal-e key export-host` on a host that has it",
 				objectURL(cfg.Bucket, p.Key), path, err)
 		}
 	}
-	if stored == local {
+	if stored.equal(local) {
 		return nil
 	}
 	conflict := &ConflictError{

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"path"
 	"slices"
 
 	"wal-e/internal/postgres"
@@ -27,7 +28,7 @@ func Verify(ctx context.Context, b storage.Bucket, system postgres.SystemID, nam
 		return Identity{}, err
 	}
 	discard := func([]byte) error { return nil }
-	id, err := readObject(ctx, Config{Bucket: b}, Key(system, name), expectation{system, name}, discard)
+	id, err := readObject(ctx, Config{Bucket: b}, Key(system, name), expectation{system, name, true}, discard)
 	if errors.Is(err, storage.ErrNotExist) {
 		return Identity{}, absent(b, system, name)
 	}
@@ -37,7 +38,7 @@ func Verify(ctx context.Context, b storage.Bucket, system postgres.SystemID, nam
 // readObject hands the plaintext of an object to sink; see decode.
 func readObject(ctx context.Context, cfg Config, key string, want expectation, sink func(piece []byte) error) (Identity, error) {
 	return withBody(ctx, cfg.Bucket, key, -1, func(r io.Reader) (Identity, error) {
-		return cipherOf(cfg.Bucket).decodeObject(ctx, contextReader{ctx, r}, want, cfg.workers(), sink)
+		return cipherOf(cfg.Bucket).decodeObject(ctx, contextReader{ctx, r}, path.Base(key), want, cfg.workers(), sink)
 	})
 }
 

@@ -4,6 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/subtle"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -27,25 +30,40 @@ import (
 //	10  8  system identifier
 //	18  8  bytes of the file
 //	26 16  epoch whose key made the fingerprint
-//	42 32  BLAKE3 keyed_hash(key of the epoch, bytes 10 to 25 || BLAKE3-256 of the file)
+//	42 32  BLAKE3 keyed_hash(key of the epoch, bytes 10 to 25 || BLAKE3-256 of the file || name)
 //	74  4  CRC-32C of bytes 2 to 73
 //
 // Whoever has the epoch's key can tell whether a file is the stored one without
 // a private key, and whoever hasn't can't try out files.
+//
+// A timeline's history has another such packet after the first, so that hosts
+// with the epoch's keys can read it, and tell that one of them wrote it:
+//
+//	 0  2  FD FF
+//	 2  4  bytes that follow, big-endian
+//	 6  8  "WALEHIST"
+//	14 12  nonce, random
+//	26     the file, sealed with AES-256-GCM under the epoch's history key;
+//	       associated data are the 78 bytes of the first packet
 const (
 	sealedHeaderSize = 78
 	sealedMagic      = "WALEWALS"
 	sealedTag        = 0xFD
+
+	historyHead     = 14
+	historyMagic    = "WALEHIST"
+	historyOverhead = 12 + 16 // nonce and tag
 )
 
 // An Epoch names the key of a keyed fingerprint; that of a fingerprint without
 // a key is zero.
 type Epoch [16]byte
 
-// A FingerprintKey makes keyed fingerprints.
+// A FingerprintKey makes keyed fingerprints, and seals timeline histories.
 type FingerprintKey struct {
-	Epoch Epoch
-	Key   [32]byte
+	Epoch   Epoch
+	Key     [32]byte
+	History [32]byte
 }
 
 // A Cipher encrypts and decrypts objects. Functions that aren't needed may be
@@ -59,6 +77,9 @@ type Cipher struct {
 	// Keys are those of all epochs that are known here. New objects have
 	// fingerprints of the last.
 	Keys []FingerprintKey
+	// Only refuses what none of Keys proves: plain objects, and encrypted ones
+	// of other epochs, which anybody can have made who can write to the archive.
+	Only bool
 }
 
 // WithCipher returns the bucket as what the functions of this package take it
@@ -85,17 +106,28 @@ var ErrNoEpochKey = errors.New("the dedup key of the object's epoch isn't on thi
 // what was written.
 var ErrBadMessage = errors.New("message is damaged")
 
-// keyed returns the identity with the keyed fingerprint of an epoch.
-func (c *Cipher) keyed(id Identity, epoch Epoch) (Identity, error) {
+// key returns the keys of an epoch.
+func (c *Cipher) key(epoch Epoch) (FingerprintKey, error) {
 	for _, k := range c.Keys {
 		if k.Epoch == epoch {
-			return k.identity(id), nil
+			return k, nil
 		}
 	}
-	return Identity{}, fmt.Errorf("epoch %s: %w", hex.EncodeToString(epoch[:]), ErrNoEpochKey)
+	return FingerprintKey{}, fmt.Errorf("epoch %s: %w", hex.EncodeToString(epoch[:]), ErrNoEpochKey)
 }
 
-func (k FingerprintKey) identity(id Identity) Identity {
+// keyed returns the identity with the keyed fingerprint of an epoch.
+func (c *Cipher) keyed(id Identity, name string, epoch Epoch) (Identity, error) {
+	k, err := c.key(epoch)
+	if err != nil {
+		return Identity{}, err
+	}
+	return k.identity(id, name), nil
+}
+
+// identity returns that of a file of that name with a keyed fingerprint. The
+// name is in it so that an object isn't taken for another's.
+func (k FingerprintKey) identity(id Identity, name string) Identity {
 	h, err := blake3.NewKeyed(k.Key[:])
 	if err != nil {
 		panic("wal: internal error: " + err.Error()) // the key has 32 bytes
@@ -105,6 +137,7 @@ func (k FingerprintKey) identity(id Identity) Identity {
 	binary.LittleEndian.PutUint64(b[8:], uint64(id.Length))
 	_, _ = h.Write(b[:])              // never fails
 	_, _ = h.Write(id.Fingerprint[:]) // never fails
+	_, _ = h.Write([]byte(name))      // never fails
 	id.Epoch = k.Epoch
 	h.Sum(id.Fingerprint[:0])
 	return id
@@ -138,6 +171,9 @@ func parseSealed(b []byte) (Identity, error) {
 	if err := id.check(); err != nil {
 		return Identity{}, fmt.Errorf("wal: identity header: %w", err)
 	}
+	if id.Epoch == (Epoch{}) {
+		return Identity{}, errors.New("wal: identity header has no epoch")
+	}
 	return id, nil
 }
 
@@ -160,15 +196,73 @@ func readHead(r *bufio.Reader) (Identity, error) {
 	return id, nil
 }
 
-// encrypt makes an encrypted object of a plain one.
-func (c *Cipher) encrypt(ctx context.Context, o *object) (*object, error) {
+// history returns the AEAD of timeline histories. Its nonces are random, and an
+// epoch sees few of them.
+func (k FingerprintKey) history() cipher.AEAD {
+	block, err := aes.NewCipher(k.History[:])
+	if err == nil {
+		var aead cipher.AEAD
+		if aead, err = cipher.NewGCMWithRandomNonce(block); err == nil {
+			return aead
+		}
+	}
+	panic("wal: internal error: " + err.Error()) // the key has 32 bytes
+}
+
+// historyPacket returns the packet with a sealed timeline history.
+func (k FingerprintKey) historyPacket(header, text []byte) []byte {
+	b := make([]byte, 0, historyHead+len(text)+historyOverhead)
+	b = append(b, sealedTag, 0xFF)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(historyMagic)+len(text)+historyOverhead))
+	b = append(b, historyMagic...)
+	return k.history().Seal(b, nil, text, header)
+}
+
+// isHistory tells whether a file's object has a packet with the sealed text.
+func isHistory(name string, id Identity) bool {
+	return id.Length <= maxHistory && postgres.ParseWALFile(name).Kind == postgres.HistoryFile
+}
+
+// readHistory reads the packet with the history of an object whose header was
+// read, and returns the text.
+func (k FingerprintKey) readHistory(r *bufio.Reader, outer Identity) ([]byte, error) {
+	b := make([]byte, historyHead+outer.Length+historyOverhead)
+	if _, err := io.ReadFull(r, b); err == io.EOF || err == io.ErrUnexpectedEOF {
+		return nil, formatError{errors.New("it ends within the sealed timeline history")}
+	} else if err != nil {
+		return nil, err
+	}
+	if b[0] != sealedTag || b[1] != 0xFF || binary.BigEndian.Uint32(b[2:]) != uint32(len(b)-6) || string(b[6:historyHead]) != historyMagic {
+		return nil, formatError{errors.New("it has no sealed timeline history")}
+	}
+	text, err := k.history().Open(nil, nil, b[historyHead:], outer.sealedHeader())
+	if err != nil {
+		return nil, formatError{errors.New("its timeline history was altered, or is another's")}
+	}
+	return text, nil
+}
+
+// encrypt makes an encrypted object of a plain one, that of a file of that name.
+// f is the file.
+func (c *Cipher) encrypt(ctx context.Context, o *object, name string, f io.ReaderAt) (*object, error) {
 	if c.Encrypt == nil {
 		return o, nil
 	}
 	if len(c.Keys) == 0 {
 		return nil, fmt.Errorf("encrypt: %w", ErrNoEpochKey)
 	}
-	header := c.Keys[len(c.Keys)-1].identity(o.id).sealedHeader()
+	key := c.Keys[len(c.Keys)-1]
+	header := key.identity(o.id, name).sealedHeader()
+	if isHistory(name, o.id) {
+		text := make([]byte, o.id.Length)
+		if n, err := f.ReadAt(text, 0); n < len(text) {
+			return nil, err
+		}
+		if blake3.Sum256(text) != o.id.Fingerprint {
+			return nil, errChanged
+		}
+		header = append(header, key.historyPacket(header, text)...)
+	}
 	if o.size < 0 {
 		s := &sealedStream{ctx: ctx, c: c, header: header, plain: o.body}
 		return &object{id: o.id, body: s, size: -1}, s.rewind()
@@ -250,15 +344,30 @@ func (s *sealedStream) Seek(offset int64, whence int) (int64, error) {
 	return s.pos, fmt.Errorf("wal: seek to %d from %d: %w", offset, whence, errors.ErrUnsupported)
 }
 
-// decodeObject is decode for an object of either form.
-func (c *Cipher) decodeObject(ctx context.Context, r io.Reader, want expectation, workers int, sink func([]byte) error) (Identity, error) {
+// decodeObject is decode for an object of either form, of a file of that name.
+func (c *Cipher) decodeObject(ctx context.Context, r io.Reader, name string, want expectation, workers int, sink func([]byte) error) (Identity, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
 	if first, err := br.Peek(1); err != nil || first[0] != sealedTag {
+		if err == nil && c.Only {
+			return Identity{}, formatError{errors.New("it isn't encrypted, so anybody who can write to the archive can have made it, and WALE_ENCRYPTION=required refuses it")}
+		}
 		return decode(br, want, workers, sink)
 	}
 	outer, err := readHead(br)
 	if err != nil {
 		return Identity{}, err
+	}
+	key, err := c.key(outer.Epoch)
+	switch {
+	case err != nil && c.Only:
+		return Identity{}, fmt.Errorf("whether it is what was archived can't be told, and WALE_ENCRYPTION=required demands it: %w: "+
+			"bring it here with `wal-e key export-host` and `wal-e key import-host`", err)
+	case err == nil && isHistory(name, outer):
+		id, err := key.decodeHistory(br, outer, name, want, sink)
+		if err != nil || !want.whole {
+			return id, err
+		}
+		sink = func([]byte) error { return nil } // it has the text
 	}
 	if c.Decrypt == nil {
 		return Identity{}, errors.New("it is encrypted, and no private key is at hand")
@@ -281,17 +390,44 @@ func (c *Cipher) decodeObject(ctx context.Context, r io.Reader, want expectation
 	if err != nil {
 		return Identity{}, messageError(err)
 	}
-	keyed, err := c.keyed(id, outer.Epoch)
-	switch {
-	case errors.Is(err, ErrNoEpochKey):
-		keyed = Identity{System: id.System, Length: id.Length, Epoch: outer.Epoch, Fingerprint: outer.Fingerprint}
-	case err != nil:
-		return Identity{}, err
+	if key.Epoch != outer.Epoch { // not known here: only the rest can be compared
+		id.Epoch, id.Fingerprint = outer.Epoch, outer.Fingerprint
+	} else {
+		id = key.identity(id, name)
 	}
-	if keyed != outer {
+	if !id.equal(outer) {
 		return Identity{}, formatError{errors.New("its content isn't the one that its identity header says")}
 	}
 	return id, nil
+}
+
+// decodeHistory is decodeObject for a timeline's history, with the epoch's keys
+// instead of the private one.
+func (k FingerprintKey) decodeHistory(r *bufio.Reader, outer Identity, name string, want expectation, sink func([]byte) error) (Identity, error) {
+	text, err := k.readHistory(r, outer)
+	if err != nil {
+		return Identity{}, err
+	}
+	id := k.identity(Identity{System: outer.System, Length: int64(len(text)), Fingerprint: blake3.Sum256(text)}, name)
+	if !id.equal(outer) {
+		return Identity{}, formatError{errors.New("its content isn't the one that its identity header says")}
+	}
+	if want.system != 0 && want.system != id.System {
+		return Identity{}, formatError{fmt.Errorf("it is of the system %s", id.System)}
+	}
+	if err := want.check(id, text); err != nil {
+		return Identity{}, formatError{err}
+	}
+	if err := sink(text); err != nil {
+		return Identity{}, sinkError{err}
+	}
+	return id, nil
+}
+
+// equal compares in a time that tells nothing of keyed fingerprints.
+func (id Identity) equal(other Identity) bool {
+	same := subtle.ConstantTimeCompare(id.Fingerprint[:], other.Fingerprint[:]) == 1
+	return same && id.System == other.System && id.Length == other.Length && id.Epoch == other.Epoch
 }
 
 // messageError says of a damaged message that the object is.

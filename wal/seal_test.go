@@ -49,7 +49,7 @@ func newCipher(t *testing.T) *wal.Cipher {
 		t.Fatal(err)
 	}
 	return &wal.Cipher{
-		Encrypt: r.Encrypt, Keys: []wal.FingerprintKey{{Epoch: wal.Epoch{1}, Key: [32]byte{2}}},
+		Encrypt: r.Encrypt, Keys: []wal.FingerprintKey{{Epoch: wal.Epoch{1}, Key: [32]byte{2}, History: [32]byte{3}}},
 		Decrypt: func(ctx context.Context, message io.Reader) (io.ReadCloser, error) {
 			text, err := k.Decrypt(ctx, message)
 			if err != nil {
@@ -95,9 +95,17 @@ func TestEncrypted(t *testing.T) {
 		if id, err := wal.ReadIdentity(t.Context(), b, p.Key); err != nil || id.Length != int64(len(data)) || id.Fingerprint == p.Fingerprint || id.Epoch != cipher.Keys[0].Epoch {
 			t.Errorf("ReadIdentity(%s) = %+v, %v", name, id, err)
 		}
-		if _, err := wal.Fetch(t.Context(), push, name, filepath.Join(t.TempDir(), "x")); err == nil || !strings.Contains(err.Error(), "no private key") {
+		if name == "00000002.history" {
+			mustFetch(t, push, name, data) // which takes no private key
+			if _, err := wal.Verify(t.Context(), push.Bucket, p.System, name); err == nil || !strings.Contains(err.Error(), "no private key") {
+				t.Errorf("Verify of a history without a private key = %v: it can't have read all of the object", err)
+			}
+		} else if _, err := wal.Fetch(t.Context(), push, name, filepath.Join(t.TempDir(), "x")); err == nil || !strings.Contains(err.Error(), "no private key") {
 			t.Errorf("Fetch without a private key = %v", err)
 		}
+		owner := *cipher
+		owner.Keys = nil
+		mustFetch(t, c.config(wal.WithCipher(b, &owner)), name, data)
 		// PostgreSQL archives a file again after a crash; by then level and keys of
 		// messages may be others.
 		again := push
@@ -136,44 +144,102 @@ func byHand(t *testing.T, object, want []byte) {
 	}
 }
 
-// Whatever byte is altered, and wherever the object is cut, no file appears.
+// Whatever byte is altered, and wherever the object is cut: no other file appears,
+// with or without the keys of the epoch, and whoever has all keys notices.
 func TestEncryptedEveryByteCounts(t *testing.T) {
 	cipher := newCipher(t)
+	owner := *cipher
+	owner.Keys = nil
 	c := newCluster(t)
+	for name, data := range map[string][]byte{
+		"00000002.history": []byte("1\t0/A373778\tno recovery target specified\n"), "a_file": []byte("of another kind"),
+	} {
+		b := mem.New(nil)
+		p := mustPush(t, c.config(wal.WithCipher(b, cipher)), c.write(t, name, data))
+		object := readObject(t, b, p.Key)
+		message := bytes.LastIndex(object, []byte("WALE")) + 8 // or before: what follows has no such word
+		for i := range object {
+			altered := bytes.Clone(object)
+			altered[i] ^= 0x04
+			if v := c.offered(t, cipher, name, altered, data); v == nil && i < message {
+				t.Errorf("%s: nobody noticed that byte %d of %d was altered", name, i, len(object))
+			}
+			_ = c.offered(t, &owner, name, altered, data)
+			if c.offered(t, cipher, name, object[:i], data) == nil || c.offered(t, &owner, name, object[:i], data) == nil {
+				t.Errorf("%s: nobody noticed that an object of %d bytes was cut to %d", name, len(object), i)
+			}
+		}
+	}
+}
+
+// offered verifies and fetches an object that somebody put in place of name's,
+// and returns what verifying says. Fetching may fail or give data.
+func (c cluster) offered(t *testing.T, cipher *wal.Cipher, name string, object, data []byte) error {
+	t.Helper()
 	b := mem.New(nil)
-	data := []byte("1\t0/A373778\tno recovery target specified\n")
-	p := mustPush(t, c.config(wal.WithCipher(b, cipher)), c.write(t, "00000002.history", data))
-	object := readObject(t, b, p.Key)
-	fetch := func(object []byte) error {
-		other := mem.New(nil)
-		if err := storage.CreateBytes(t.Context(), other, p.Key, object, nil); err != nil {
+	if err := storage.CreateBytes(t.Context(), b, wal.Key(c.system, name), object, nil); err != nil {
+		t.Fatal(err)
+	}
+	cfg := c.config(wal.WithCipher(b, cipher))
+	dest := filepath.Join(t.TempDir(), "x")
+	if _, err := wal.Fetch(t.Context(), cfg, name, dest); err != nil {
+		assertNames(t, filepath.Dir(dest))
+	} else if !bytes.Equal(readFile(t, dest), data) {
+		t.Errorf("%s: fetched other bytes without an error", name)
+	}
+	_, err := wal.Verify(t.Context(), cfg.Bucket, c.system, name)
+	return err
+}
+
+// What somebody makes who can write to the archive and knows the public keys is
+// refused where the epoch's keys are.
+func TestEncryptedForgeries(t *testing.T) {
+	cipher := newCipher(t)
+	c := newCluster(t)
+	only := *cipher
+	only.Only = true
+	forger := *cipher
+	forger.Keys = []wal.FingerprintKey{{Epoch: cipher.Keys[0].Epoch}}
+	stranger := *cipher
+	stranger.Keys = []wal.FingerprintKey{{Epoch: wal.Epoch{9}}}
+	b := mem.New(nil)
+	object := func(cipher *wal.Cipher, name string, data []byte) []byte {
+		t.Helper()
+		b := storage.Bucket(mem.New(nil))
+		p := mustPush(t, c.config(wal.WithCipher(b, cipher)), c.write(t, name, data))
+		return readObject(t, b, p.Key)
+	}
+	history := []byte("1\t0/A373778\tno recovery target specified\n")
+	segment := c.segment(3, 300_000)
+	for _, test := range []struct {
+		about, name string
+		reader      *wal.Cipher
+		object      []byte
+		want        string
+	}{
+		{"a forged history", "00000002.history", cipher, object(&forger, "00000002.history", history), "altered"},
+		{"a forged segment", c.name(1, 3), cipher, object(&forger, c.name(1, 3), segment), "isn't the one that its identity header says"},
+		{"another history", "00000003.history", cipher, object(cipher, "00000002.history", history), "isn't the one that its identity header says"},
+		{"another file", "b", cipher, object(cipher, "a", []byte("x")), "isn't the one that its identity header says"},
+		{"a plain segment", c.name(1, 3), &only, object(&wal.Cipher{}, c.name(1, 3), segment), "isn't encrypted"},
+		{"a segment of an epoch that nobody knows", c.name(1, 3), &only, object(&stranger, c.name(1, 3), segment), "isn't on this host"},
+	} {
+		key := wal.Key(c.system, test.name)
+		if err := storage.CreateBytes(t.Context(), b, key, test.object, nil); err != nil {
 			t.Fatal(err)
 		}
 		dest := filepath.Join(t.TempDir(), "x")
-		_, err := wal.Fetch(t.Context(), c.config(wal.WithCipher(other, cipher)), "00000002.history", dest)
-		if err != nil {
-			assertNames(t, filepath.Dir(dest))
-		} else if !bytes.Equal(readFile(t, dest), data) {
-			t.Error("fetched other bytes without an error")
+		_, err := wal.Fetch(t.Context(), c.config(wal.WithCipher(b, test.reader)), test.name, dest)
+		if err == nil || errors.Is(err, wal.ErrNotFound) || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", test.about, err, test.want)
 		}
-		return err
-	}
-	for i := range object {
-		altered := bytes.Clone(object)
-		altered[i] ^= 0x04
-		_ = fetch(altered) // bytes that mean nothing may change; what is fetched may not
-		if fetch(object[:i]) == nil {
-			t.Errorf("fetched an object cut to %d of %d bytes", i, len(object))
+		assertNames(t, filepath.Dir(dest))
+		if err := b.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
 		}
 	}
-	// Another message, made by somebody who has the public key only.
-	forger := *cipher
-	forger.Keys = []wal.FingerprintKey{{Epoch: wal.Epoch{1}}}
-	forged := mem.New(nil)
-	mustPush(t, c.config(wal.WithCipher(forged, &forger)), c.write(t, "00000002.history", []byte("1\t0/1000000\tforged\n")))
-	if fetch(readObject(t, forged, p.Key)) == nil {
-		t.Error("fetched a forged object")
-	}
+	mustPush(t, c.config(wal.WithCipher(b, cipher)), c.write(t, c.name(1, 3), segment))
+	mustFetch(t, c.config(wal.WithCipher(b, &only)), c.name(1, 3), segment)
 }
 
 // FuzzEncryptedObject reads whatever stands where an encrypted object belongs.

@@ -451,7 +451,7 @@ func (s *session) walWrites(ctx context.Context, b storage.Bucket) (storage.Buck
 func (h *hostKeys) fingerprints() []wal.FingerprintKey {
 	var keys []wal.FingerprintKey
 	for _, k := range h.Epochs {
-		keys = append(keys, wal.FingerprintKey{Epoch: wal.Epoch(k.Epoch()), Key: k.WALKey()})
+		keys = append(keys, wal.FingerprintKey{Epoch: wal.Epoch(k.Epoch()), Key: k.WALKey(), History: k.HistoryKey()})
 	}
 	return keys
 }
