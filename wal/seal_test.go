@@ -36,7 +36,7 @@ func newCipher(t *testing.T) *wal.Cipher {
 	if out, err := exec.Command("gpg", args...).CombinedOutput(); err != nil {
 		t.Fatalf("gpg: %v (it comes with the package gnupg)\n%s", err, out)
 	}
-	r, err := openpgp.KeyringRecipients(t.Context(), []string{"dba@example.com"}, time.Now())
+	r, err := openpgp.GPG{}.Recipients(t.Context(), []string{"dba@example.com"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

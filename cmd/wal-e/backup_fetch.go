@@ -231,7 +231,7 @@ func (s *session) restoreCommand() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("restore_command: where is this program: %w", err)
 	}
-	setting := "WALE_" + strings.ToUpper(s.prefix.scheme) + "_PREFIX=" + shellWord(s.prefix.String())
+	setting := strings.Join(append([]string{"WALE_" + strings.ToUpper(s.prefix.scheme) + "_PREFIX=" + shellWord(s.prefix.String())}, s.encryptionSettings()...), " ")
 	if dir := s.envdir; dir != "" {
 		if dir, err = filepath.Abs(dir); err != nil {
 			return "", err

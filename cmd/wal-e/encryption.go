@@ -30,7 +30,18 @@ type encryption struct {
 	publicFiles    []string // where they are; none: GnuPG's key ring
 	privateFile    string   // "" means gpg and its agent
 	passphraseFile string
+	gpgHome        string // "" means gpg's own
+	policy         policy
 }
+
+// A policy says what else to do with what isn't encrypted.
+type policy string
+
+const (
+	policyUnset policy = ""         // a push in the clear to an encrypted prefix is refused
+	required    policy = "required" // so is everything that this host's keys don't prove
+	off         policy = "off"      // nothing is
+)
 
 // on tells whether what leaves the host is encrypted.
 func (e encryption) on() bool { return len(e.ids)+len(e.publicFiles) > 0 }
@@ -44,6 +55,13 @@ func (r *reader) encryption(f globalFlags) encryption {
 	e := encryption{
 		ids: list(value), publicFiles: list(r.env["WALE_GPG_PUBLIC_KEY_FILE"]),
 		privateFile: r.env["WALE_GPG_PRIVATE_KEY_FILE"], passphraseFile: r.env["WALE_GPG_PASSPHRASE_FILE"],
+		gpgHome: r.env["GNUPGHOME"], policy: policy(r.env["WALE_ENCRYPTION"]),
+	}
+	switch {
+	case !slices.Contains([]policy{policyUnset, required, off}, e.policy):
+		r.complain(fmt.Errorf("WALE_ENCRYPTION: %q: want required or off, or unset it", string(e.policy)))
+	case e.policy == off && e.on():
+		r.complain(errors.New("WALE_ENCRYPTION: is off, and a key to encrypt to is named: unset one of them"))
 	}
 	if set && len(e.ids) == 0 {
 		r.complain(fmt.Errorf("%s: is set but empty: name a key, or unset it to store without encryption", source))
@@ -73,12 +91,12 @@ func (s *session) recipients(ctx context.Context) (*openpgp.Recipients, error) {
 	if len(e.publicFiles) > 0 {
 		return openpgp.ReadRecipients(e.publicFiles, e.ids, time.Now())
 	}
-	return openpgp.KeyringRecipients(ctx, e.ids, time.Now())
+	return openpgp.GPG{Home: e.gpgHome}.Recipients(ctx, e.ids, time.Now())
 }
 
 func (s *session) decrypter(silent bool) (openpgp.Decrypter, error) {
 	if s.encryption.privateFile == "" {
-		return openpgp.GPG{Silent: silent}, nil
+		return openpgp.GPG{Silent: silent, Home: s.encryption.gpgHome}, nil
 	}
 	return openpgp.ReadKeyFile(s.encryption.privateFile, s.encryption.passphraseFile)
 }
@@ -242,24 +260,31 @@ func newestSecrets(list []chunkstore.Secrets) chunkstore.Secrets {
 // first push to a prefix makes them.
 func (s *session) pushKeys(ctx context.Context, b storage.Bucket) (*hostKeys, error) {
 	h, err := s.readHostKeys()
-	if errors.Is(err, fs.ErrPermission) && !s.encryption.on() {
+	if errors.Is(err, fs.ErrPermission) && !s.encryption.on() && s.encryption.policy != required {
 		return nil, nil // local state is never needed; whoever may not read it has no keys there
 	}
 	if err != nil {
 		return nil, err
 	}
 	switch {
-	case !s.encryption.on() && len(h.Epochs) > 0:
-		return nil, &message{
-			text: fmt.Sprintf("%s is encrypted, and no key is named", s.prefix),
-			hint: "Set WALE_GPG_KEY_ID or WALE_GPG_PUBLIC_KEY_FILE. Only if the archive may be readable from now on, move " + s.hostKeysPath() + " away.",
-		}
+	case s.encryption.policy == off:
+		return nil, nil
+	case !s.encryption.on() && (len(h.Epochs) > 0 || s.encryption.policy == required):
+		return nil, s.errInTheClear()
 	case !s.encryption.on():
 		return nil, nil
 	case len(h.Epochs) > 0:
 		return h, nil
 	}
 	return s.makeKeys(ctx, b, false)
+}
+
+// errInTheClear refuses a push without recipients.
+func (s *session) errInTheClear() error {
+	return &message{
+		text: fmt.Sprintf("%s is encrypted, and no key is named", s.prefix),
+		hint: "Set WALE_GPG_KEY_ID or WALE_GPG_PUBLIC_KEY_FILE. Only if what is stored may be readable from now on, set WALE_ENCRYPTION=off.",
+	}
 }
 
 // makeKeys begins an epoch. Without anew that is done for the first one only.
@@ -386,13 +411,20 @@ func (s *session) keyFinder(b storage.Bucket) backup.KeyFinder {
 		if k := opened[epoch]; k != nil {
 			return k, nil
 		}
-		if !data {
+		if !data || s.encryption.policy == required {
 			h, err := s.readHostKeys()
 			if err != nil {
 				return nil, err
 			}
-			if k := h.find(epoch); k != nil {
+			switch k := h.find(epoch); {
+			case k != nil && !data:
 				return k, nil
+			case k == nil && s.encryption.policy == required:
+				return nil, &message{
+					text:   fmt.Sprintf("epoch %s isn't known on this host, and WALE_ENCRYPTION=required refuses what is sealed under its keys", epoch),
+					detail: "Anybody who can write to the archive and knows the public keys can have made it.",
+					hint:   "Bring the keys here with `wal-e key export-host` and `wal-e key import-host`.",
+				}
 			}
 		}
 		list, err := chunkstore.ListSecrets(ctx, b)
@@ -413,10 +445,11 @@ func (s *session) keyFinder(b storage.Bucket) backup.KeyFinder {
 	}
 }
 
-// openFor returns the store that reads a backup, and opens its manifest.
+// openFor returns the store that reads a backup, and opens its manifest. Of one
+// that anybody could have made it says so.
 func (s *session) openFor(ctx context.Context, b storage.Bucket, plain *chunkstore.Store, found *backup.Backup, data bool) (*chunkstore.Store, error) {
 	if found.Epoch() == "" {
-		return plain, nil
+		return plain, s.admitPlain(ctx, b, found.Ref)
 	}
 	keys, err := s.keyFinder(b)(ctx, found.Epoch(), data)
 	if err != nil {
@@ -425,10 +458,33 @@ func (s *session) openFor(ctx context.Context, b storage.Bucket, plain *chunksto
 	return plain.Sealed(keys)
 }
 
+// admitPlain refuses a backup in the clear where that is demanded, and warns
+// where backups are encrypted.
+func (s *session) admitPlain(ctx context.Context, b storage.Bucket, ref chunkstore.Ref) error {
+	text := fmt.Sprintf("backup %s isn't encrypted", ref)
+	const why = "Anybody who can write to the archive can have made or altered it."
+	if s.encryption.policy == required {
+		return &message{text: text + ", and WALE_ENCRYPTION=required refuses it", detail: why,
+			hint: "Name an encrypted one; `wal-e backup-list --detail` shows which are. If this one is from before encryption was switched on, unset WALE_ENCRYPTION."}
+	}
+	if s.encryption.policy == off {
+		return nil
+	}
+	epochs, err := chunkstore.ListSecrets(ctx, b)
+	if err != nil {
+		return err
+	}
+	if len(epochs) > 0 || s.encryption.on() || s.encryption.privateFile != "" {
+		s.log.WarnContext(ctx, text, "detail", why+" Other backups here are encrypted.",
+			"hint", "Make sure that it is from before encryption was switched on. WALE_ENCRYPTION=required refuses such backups.")
+	}
+	return nil
+}
+
 // walReads returns the bucket as package wal reads WAL files from it, of which
 // some may be encrypted.
 func (s *session) walReads(b storage.Bucket) storage.Bucket {
-	c := &wal.Cipher{Decrypt: s.decryptWAL}
+	c := &wal.Cipher{Decrypt: s.decryptWAL, Only: s.encryption.policy == required}
 	if h, err := s.readHostKeys(); err == nil { // without, content isn't compared with the keyed fingerprint
 		c.Keys = h.fingerprints()
 	}
@@ -497,12 +553,56 @@ func (s *session) refuseClassicSealed() error {
 	}
 }
 
+// checkPlain refuses a backup in the clear in a prefix that others encrypt, as a
+// host does that lost its settings.
+func (s *session) checkPlain(ctx context.Context, b storage.Bucket) error {
+	if s.encryption.policy == off {
+		return nil
+	}
+	epochs, err := chunkstore.ListSecrets(ctx, b)
+	if err == nil && len(epochs) > 0 {
+		err = s.errInTheClear()
+	}
+	return err
+}
+
+// encryptionSettings are what restore_command needs beside the prefix to open the archive.
+// They hold no secret.
+func (s *session) encryptionSettings() []string {
+	e := s.encryption
+	var list []string
+	add := func(name, value string) {
+		if value != "" {
+			list = append(list, name+"="+shellWord(value))
+		}
+	}
+	path := func(name string) string {
+		if abs, err := filepath.Abs(name); name != "" && err == nil {
+			return abs
+		}
+		return name
+	}
+	add("WALE_GPG_PRIVATE_KEY_FILE", path(e.privateFile))
+	add("WALE_GPG_PASSPHRASE_FILE", path(e.passphraseFile))
+	if e.privateFile == "" {
+		add("GNUPGHOME", path(e.gpgHome))
+	}
+	if e.policy == required {
+		add("WALE_ENCRYPTION", string(e.policy))
+		add("WALE_STATE_DIR", s.stateRoot) // where the keys are
+	}
+	return list
+}
+
 // backupKeys returns the keys of a base backup, nil when it isn't encrypted,
 // and makes sure that their secrets are in the archive still.
 func (s *session) backupKeys(ctx context.Context, b storage.Bucket) (*seal.Keys, error) {
 	h, err := s.pushKeys(ctx, b)
-	if err != nil || h == nil {
+	if err != nil {
 		return nil, err
+	}
+	if h == nil {
+		return nil, s.checkPlain(ctx, b)
 	}
 	if _, err := s.recipients(ctx); err != nil { // an expired key is told before anything is read
 		return nil, err

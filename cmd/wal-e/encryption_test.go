@@ -219,7 +219,8 @@ func TestKeyCommands(t *testing.T) {
 
 	// Rotation keeps the old epoch; recovery brings back both.
 	second := strings.TrimSpace(strings.TrimPrefix(host.must(t, nil, "key", "rotate").stdout, "epoch "))
-	owner.must(t, nil, "key", "recover")
+	owner.fails(t, nil, 1, []string{"has 2 epochs", first, second, "--epoch"}, "key", "recover")
+	owner.must(t, nil, "key", "recover", "--epoch", second)
 	if got, want := owner.must(t, nil, "key", "export-host").stdout, host.must(t, nil, "key", "export-host").stdout; got != want {
 		t.Errorf("recover gives other keys than the host has, or in another order")
 	}
@@ -229,11 +230,11 @@ func TestKeyCommands(t *testing.T) {
 
 	// Who isn't a recipient can't, until it is made one.
 	stranger := other.owner(t, plain)
-	stranger.fails(t, nil, 1, []string{"no private key"}, "key", "recover")
+	stranger.fails(t, nil, 1, []string{"no private key"}, "key", "recover", "--epoch", second)
 	both := *owner
 	both.env = append(both.env[:len(both.env):len(both.env)], "WALE_GPG_PUBLIC_KEY_FILE="+k.public+","+other.public)
 	both.must(t, nil, "key", "add-recipient")
-	stranger.must(t, nil, "key", "recover")
+	stranger.must(t, nil, "key", "recover", "--epoch", first)
 	owner.must(t, nil, "key", "show", "--try")
 
 	// The file is secret.

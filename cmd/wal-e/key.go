@@ -6,13 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"wal-e/chunkstore"
 	"wal-e/internal/openpgp"
 	"wal-e/internal/seal"
+	"wal-e/internal/storage"
 )
 
 const keyLong = `Keys of an encrypted archive. A host that backs up holds no private key: it has a
@@ -43,16 +47,19 @@ func newKeyCommand(a *app) *cobra.Command {
 		"List the epochs, the key ids that each is sealed to, and which of them this host writes.",
 		func(ctx context.Context, s *session) error { return keyShow(ctx, s, try) })
 	show.Flags().BoolVar(&try, "try", false, "open the secrets of each epoch with the private key, to see that a restore could")
-	cmd.AddCommand(initialize, show,
+	var from recoverFrom
+	rec := keySubcommand(a, "recover", "make a lost key file of this host anew", keyRecoverLong,
+		func(ctx context.Context, s *session) error { return keyRecover(ctx, s, from) })
+	rec.Example = "  wal-e key recover --epoch 847d0e29c7f657bff2cb4f658ecd0d4f\n  wal-e key recover --from /media/safe/recovery"
+	rec.Flags().StringVar(&from.epoch, "epoch", "", "the `EPOCH` that this host is to write")
+	rec.Flags().StringVar(&from.file, "from", "", "take the secrets from a `FILE` that export-recovery printed, - for standard input")
+	cmd.AddCommand(initialize, show, rec,
 		keySubcommand(a, "rotate", "begin a new epoch",
 			"Begin a new epoch, after a key or a host was compromised or a recipient left. Older backups\nkeep their epoch. The next push stores everything once more.",
 			func(ctx context.Context, s *session) error { return keyInit(ctx, s, true) }),
 		keySubcommand(a, "add-recipient", "seal the secrets to the recipients that are named now",
 			"Seal the secrets of every epoch anew, to all recipients that WALE_GPG_KEY_ID or\nWALE_GPG_PUBLIC_KEY_FILE name. It needs a private key that opens them now. WAL files that are\nstored already keep their recipients.",
 			keyAddRecipient),
-		keySubcommand(a, "recover", "make a lost key file of this host anew",
-			"Make this host's key file anew from the archive, with a private key.",
-			keyRecover),
 		keySubcommand(a, "export-host", "print what a further host needs",
 			"Print this host's keys, so that a standby or a new host can push to the same epoch. They open\nindexes and file names, not data. Send them to `wal-e key import-host` by a safe way.",
 			keyExportHost),
@@ -148,25 +155,30 @@ func keyShow(ctx context.Context, s *session, try bool) error {
 	return failed
 }
 
-// openAll opens the secrets of every epoch, oldest first.
-func openAll(ctx context.Context, s *session, visit func(chunkstore.Secrets, *seal.Keys) error) error {
+// archiveEpochs lists the epochs of an archive that has some, by when they were
+// sealed.
+func archiveEpochs(ctx context.Context, s *session) (storage.Bucket, []chunkstore.Secrets, error) {
 	b, err := s.openBucket(use{reads: true})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	epochs, err := chunkstore.ListSecrets(ctx, b)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if len(epochs) == 0 {
-		return &message{text: fmt.Sprintf("%s is not encrypted: it holds no secrets", s.prefix)}
+		return nil, nil, &message{text: fmt.Sprintf("%s is not encrypted: it holds no secrets", s.prefix)}
 	}
-	newest := newestSecrets(epochs)
-	for i, e := range epochs { // the one that was sealed last comes last
-		if e == newest {
-			epochs = append(append(epochs[:i:i], epochs[i+1:]...), e)
-			break
-		}
+	slices.SortStableFunc(epochs, func(a, b chunkstore.Secrets) int { return a.Sealed.Compare(b.Sealed) })
+	return b, epochs, nil
+}
+
+// openAll opens the secrets of every epoch, the one that was sealed last at the
+// end.
+func openAll(ctx context.Context, s *session, visit func(chunkstore.Secrets, *seal.Keys) error) error {
+	b, epochs, err := archiveEpochs(ctx, s)
+	if err != nil {
+		return err
 	}
 	for _, e := range epochs {
 		k, err := s.openSecrets(ctx, b, e, false)
@@ -206,7 +218,24 @@ func keyAddRecipient(ctx context.Context, s *session) error {
 	})
 }
 
-func keyRecover(ctx context.Context, s *session) error {
+const keyRecoverLong = `Make this host's key file anew, with a private key that opens the secrets in the
+archive, or from what export-recovery printed.
+
+Whoever can write to the archive and knows the recipients' public keys can add an
+epoch of their own there, and would read what is pushed to it. So name the epoch,
+which key init printed and backup-list --json shows of each backup; without that,
+the archive must have one only. An epoch's name proves its secrets.
+
+With --from, secrets that the archive has lost are put back, sealed to the
+recipients that WALE_GPG_KEY_ID or WALE_GPG_PUBLIC_KEY_FILE name.`
+
+// recoverFrom says where the secrets of a lost key file come from.
+type recoverFrom struct {
+	epoch string // to be written; "" when there is but one, or the file's last
+	file  string // "" is the archive
+}
+
+func keyRecover(ctx context.Context, s *session, from recoverFrom) error {
 	unlock, err := s.lockHostKeys()
 	if err != nil {
 		return err
@@ -216,13 +245,141 @@ func keyRecover(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	if err := openAll(ctx, s, func(_ chunkstore.Secrets, k *seal.Keys) error { h.add(k); return nil }); err != nil {
+	var keys []*seal.Keys
+	if from.file != "" {
+		keys, err = recoveryFile(ctx, s, from.file)
+	} else {
+		keys, err = recoverArchive(ctx, s, from.epoch)
+	}
+	if err != nil {
 		return err
 	}
+	var write *seal.Keys // comes last
+	for _, k := range keys {
+		if h.add(k); from.epoch == "" || from.epoch == k.Epoch().String() {
+			write = k
+		}
+	}
+	if write == nil {
+		return fmt.Errorf("epoch %q is unknown: want one of %s", from.epoch, epochNames(keys))
+	}
+	h.add(write)
 	if err := s.writeHostKeys(h); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(s.stdout, "%s: %s, epoch %s is written\n", s.hostKeysPath(), counted(int64(len(h.Epochs)), "epoch"), h.Epochs[len(h.Epochs)-1].Epoch())
+	return s.printHostKeys(h)
+}
+
+func epochNames(keys []*seal.Keys) string {
+	var names []string
+	for _, k := range keys {
+		names = append(names, k.Epoch().String())
+	}
+	return strings.Join(names, ", ")
+}
+
+// recoverArchive opens the secrets in the archive. Of epochs that this host isn't
+// to write, those that can't be opened are left out.
+func recoverArchive(ctx context.Context, s *session, epoch string) ([]*seal.Keys, error) {
+	b, epochs, err := archiveEpochs(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	if epoch == "" && len(epochs) > 1 {
+		var list strings.Builder
+		for _, e := range epochs {
+			fmt.Fprintf(&list, "\n%s, stored at %s", e.Epoch, e.Sealed.UTC().Format(time.RFC3339))
+		}
+		return nil, &message{
+			text:   fmt.Sprintf("%s has %d epochs: name the one that this host is to write with --epoch", s.prefix, len(epochs)),
+			detail: "They are, the newest last:" + list.String(),
+			hint:   "Take one that you know, from the output of key init or rotate or from another host: others can add epochs of their own. Or begin anew with `wal-e key init --new-epoch`.",
+		}
+	}
+	var keys []*seal.Keys
+	for _, e := range epochs {
+		k, err := s.openSecrets(ctx, b, e, false)
+		switch {
+		case err == nil:
+			keys = append(keys, k)
+		case epoch == "" || epoch == e.Epoch.String() || ctx.Err() != nil:
+			return nil, err
+		default:
+			s.log.WarnContext(ctx, "an epoch can't be recovered", "detail", err.Error(), "hint", "Hosts that have its keys can export them.")
+		}
+	}
+	return keys, nil
+}
+
+// recoveryFile reads what export-recovery printed, and puts back what the archive
+// has lost.
+func recoveryFile(ctx context.Context, s *session, name string) ([]*seal.Keys, error) {
+	in := s.stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close() // only read
+		in = f
+	}
+	var keys []*seal.Keys
+	for d := json.NewDecoder(io.LimitReader(in, maxHostKeys)); ; {
+		k := &seal.Keys{}
+		err := d.Decode(k)
+		if err == io.EOF {
+			break
+		}
+		if err == nil && !k.CanRead() {
+			err = fmt.Errorf("epoch %s has no private key there", k.Epoch())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w: want what `wal-e key export-recovery` printed", name, err)
+		}
+		keys = append(keys, k)
+	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("%s: it is empty: want what `wal-e key export-recovery` printed", name)
+	}
+	return keys, putBack(ctx, s, keys)
+}
+
+// putBack stores the secrets of epochs that the archive doesn't have.
+func putBack(ctx context.Context, s *session, keys []*seal.Keys) error {
+	b, err := s.openBucket(use{})
+	if err != nil {
+		return err
+	}
+	epochs, err := chunkstore.ListSecrets(ctx, b)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if slices.ContainsFunc(epochs, func(e chunkstore.Secrets) bool { return e.Epoch == k.Epoch() }) {
+			continue
+		}
+		if !s.encryption.on() {
+			return &message{text: fmt.Sprintf("%s has lost the secrets of epoch %s, and no recipient is named", s.prefix, k.Epoch()),
+				hint: "Set WALE_GPG_KEY_ID or WALE_GPG_PUBLIC_KEY_FILE, so that they can be put back."}
+		}
+		to, err := s.recipients(ctx)
+		if err != nil {
+			return err
+		}
+		text, err := sealSecrets(to, k)
+		if err != nil {
+			return err
+		}
+		if _, err := chunkstore.CreateSecrets(ctx, b, k.Epoch(), text); err != nil {
+			return err
+		}
+		s.log.InfoContext(ctx, "secrets were put back", "detail", fmt.Sprintf("Epoch %s, sealed to %s.", k.Epoch(), strings.Join(to.Describe(), "; ")))
+	}
+	return nil
+}
+
+func (s *session) printHostKeys(h *hostKeys) error {
+	_, err := fmt.Fprintf(s.stdout, "%s: %s, epoch %s is written\n", s.hostKeysPath(), counted(int64(len(h.Epochs)), "epoch"), h.Epochs[len(h.Epochs)-1].Epoch())
 	return err
 }
 
@@ -261,8 +418,7 @@ func keyImportHost(_ context.Context, s *session) error {
 	if err := s.writeHostKeys(h); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(s.stdout, "%s: %s, epoch %s is written\n", s.hostKeysPath(), counted(int64(len(h.Epochs)), "epoch"), h.Epochs[len(h.Epochs)-1].Epoch())
-	return err
+	return s.printHostKeys(h)
 }
 
 func keyExportRecovery(ctx context.Context, s *session) error {

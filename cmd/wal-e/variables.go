@@ -24,6 +24,7 @@ func variables() []variable {
 		{"WALE_GPG_PUBLIC_KEY_FILE", "", "public keys to encrypt to, instead of gpg's key ring; several files with commas"},
 		{"WALE_GPG_PRIVATE_KEY_FILE", "", "private key to decrypt with, instead of gpg and its agent"},
 		{"WALE_GPG_PASSPHRASE_FILE", "", "a file whose first line is the passphrase of that key"},
+		{"WALE_ENCRYPTION", "", "required refuses to store or read what this host's keys don't prove; off stores in the clear in an encrypted prefix"},
 		{"WALE_ENVDIR", "", "a folder with one file per variable, as envdir reads it; its values win over the environment"},
 		{"WALE_STATE_DIR", "$XDG_CACHE_HOME/wal-e, else /var/cache/wal-e", "local state; losing it costs time, never a backup"},
 		{"WALE_LAYOUT", "what the prefix has; dedup if it is empty", "dedup or classic: the layout to write in"},

@@ -135,6 +135,17 @@ func (r damageReader) Read(p []byte) (int, error) {
 type GPG struct {
 	// Silent forbids to ask anybody for a passphrase.
 	Silent bool
+	// Home is gpg's folder; "" means what the environment says.
+	Home string
+}
+
+// environ is that of gpg, whose words are read.
+func (g GPG) environ() []string {
+	env := append(os.Environ(), "LC_ALL=C")
+	if g.Home != "" {
+		env = append(env, "GNUPGHOME="+g.Home)
+	}
+	return env
 }
 
 // Decrypt is a Decrypter's.
@@ -150,7 +161,7 @@ func (g GPG) Decrypt(ctx context.Context, message io.Reader) (io.ReadCloser, err
 	cmd := exec.CommandContext(ctx, "gpg", append(args, "--decrypt")...)
 	d := &gpgReader{ctx: ctx, cmd: cmd, in: keptError{r: message}, status: status, statusRead: make(chan struct{})}
 	cmd.Stdin, cmd.Stderr = &d.in, &d.stderr
-	cmd.Env = append(os.Environ(), "LC_ALL=C") // what it says is read
+	cmd.Env = g.environ()
 	cmd.ExtraFiles = []*os.File{statusWriter}
 	cmd.WaitDelay = 5 * time.Second
 	if d.out, err = cmd.StdoutPipe(); err == nil {
@@ -263,12 +274,12 @@ func (f *firstBytes) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// KeyringRecipients takes recipients from GnuPG's key ring.
-func KeyringRecipients(ctx context.Context, ids []string, now time.Time) (*Recipients, error) {
+// Recipients takes recipients from GnuPG's key ring.
+func (g GPG) Recipients(ctx context.Context, ids []string, now time.Time) (*Recipients, error) {
 	var chosen pgp.EntityList
 	for _, id := range ids {
 		cmd := exec.CommandContext(ctx, "gpg", "--batch", "--quiet", "--export", "--", id)
-		cmd.Env = append(os.Environ(), "LC_ALL=C")
+		cmd.Env = g.environ()
 		cmd.WaitDelay = 5 * time.Second
 		var stderr firstBytes
 		cmd.Stderr = &stderr

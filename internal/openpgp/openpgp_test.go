@@ -236,7 +236,7 @@ func gnupg(t *testing.T, algorithm string) {
 func TestGPG(t *testing.T) {
 	gnupg(t, "future-default")
 	text := bytes.Repeat([]byte("wal-e "), 100_000)
-	r, err := openpgp.KeyringRecipients(t.Context(), []string{"dba@example.com"}, time.Now())
+	r, err := openpgp.GPG{}.Recipients(t.Context(), []string{"dba@example.com"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,8 +263,8 @@ func TestGPG(t *testing.T) {
 			t.Errorf("%s: %v, want %v", test.name, err, test.want)
 		}
 	}
-	if _, err := openpgp.KeyringRecipients(t.Context(), []string{"who@example.com"}, time.Now()); err == nil || !strings.Contains(err.Error(), "is unknown") {
-		t.Errorf("KeyringRecipients of an unknown key = %v", err)
+	if _, err := (openpgp.GPG{}).Recipients(t.Context(), []string{"who@example.com"}, time.Now()); err == nil || !strings.Contains(err.Error(), "is unknown") {
+		t.Errorf("Recipients of an unknown key = %v", err)
 	}
 }
 
