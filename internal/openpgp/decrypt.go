@@ -227,17 +227,29 @@ func (d *gpgReader) wait() error {
 	return d.err
 }
 
-// gpgError says what to do about what gpg complains of.
+// gpgError says what to do about what gpg complains of. It calls a key that its
+// agent doesn't open, for want of a passphrase, unknown too.
 func gpgError(status, stderr string, err error) error {
 	last := stderr[strings.LastIndexByte(stderr, '\n')+1:]
+	agent := ""
+	for line := range strings.Lines(stderr) {
+		if strings.Contains(line, "connect to the agent") || strings.Contains(line, "No agent running") || strings.Contains(line, "problem with the agent") {
+			agent = strings.TrimSpace(line)
+		}
+	}
+	noKey := strings.Contains(status, "[GNUPG:] NO_SECKEY") || strings.Contains(stderr, "No secret key")
 	switch {
 	case strings.Contains(status, "[GNUPG:] BADMDC"):
 		return fmt.Errorf("%w: gpg: %s", ErrDamaged, last)
-	case strings.Contains(stderr, "No pinentry"), strings.Contains(stderr, "Inappropriate ioctl"), strings.Contains(stderr, "No agent running"),
-		strings.Contains(stderr, "can't connect to the agent"), strings.Contains(stderr, "Operation cancelled"), strings.Contains(stderr, "problem with the agent"):
-		return fmt.Errorf("%w: gpg-agent is locked or out of reach: %s: give it the passphrase as this user first "+
-			"(gpg-preset-passphrase, or decrypt something by hand), set GNUPGHOME for services, or name a key file with WALE_GPG_PRIVATE_KEY_FILE", ErrNoKey, last)
-	case strings.Contains(status, "[GNUPG:] NO_SECKEY") || strings.Contains(stderr, "No secret key"):
+	case agent != "":
+		return fmt.Errorf("%w: gpg-agent is out of reach: %s: start it as the user that runs this, with the same GNUPGHOME, "+
+			"or name a key file with WALE_GPG_PRIVATE_KEY_FILE", ErrNoKey, agent)
+	case noKey && strings.Contains(status, "[GNUPG:] KEY_CONSIDERED"), strings.Contains(stderr, "No pinentry"),
+		strings.Contains(stderr, "Inappropriate ioctl"), strings.Contains(stderr, "Operation cancelled"):
+		return fmt.Errorf("%w: gpg-agent has the key, but is locked: %s: give it the passphrase first, as this user "+
+			"(gpg-preset-passphrase, or decrypt something by hand), or name a key file with WALE_GPG_PRIVATE_KEY_FILE "+
+			"and its passphrase with WALE_GPG_PASSPHRASE_FILE", ErrNoKey, last)
+	case noKey:
 		return fmt.Errorf("%w: gpg: %s: run this as the user whose key ring has it, or set GNUPGHOME, or name a key file with WALE_GPG_PRIVATE_KEY_FILE", ErrNoKey, last)
 	}
 	return fmt.Errorf("%w: gpg: %w: %s", ErrDamaged, err, last)
