@@ -212,11 +212,35 @@ func (v *verifier) findBackups(ctx context.Context) (unknown int, err error) {
 			v.report.Open = append(v.report.Open, OpenRun{Name: r.Name, Run: r.Ref.Run, Since: r.Intent.ModTime})
 		}
 	}
+	if v.query == (query{}) {
+		if err := v.checkIntents(ctx, runs); err != nil {
+			return 0, err
+		}
+	}
 	for _, b := range v.backups {
 		v.needed.Union(&b.footprint)
 		v.report.Backups = append(v.report.Backups, VerifiedBackup{Name: b.ref.Name, Run: b.ref.Run, Packs: b.footprint.Len()})
 	}
 	return len(damage), nil
+}
+
+// checkIntents reads what nothing but pushes and collections read. No backup
+// needs it.
+func (v *verifier) checkIntents(ctx context.Context, runs []chunkstore.Run) error {
+	for _, r := range runs {
+		if r.Intent == nil {
+			continue
+		}
+		_, err := chunkstore.ReadIntent(ctx, v.cfg.Bucket, r.Ref)
+		switch {
+		case err == nil || errors.Is(err, storage.ErrNotExist): // collected since it was listed
+		case isDamage(err):
+			v.warnings.add(r.Intent.Key, err, "", "")
+		default:
+			return err
+		}
+	}
+	return nil
 }
 
 // isDamage tells what is wrong with an object from what is wrong with the way

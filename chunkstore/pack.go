@@ -251,8 +251,8 @@ func parseFooter(b []byte, want uint32) (length, sum uint32, err error) {
 	if want != 0 && (flags != want || binary.LittleEndian.Uint32(b[12:]) != 0) {
 		return 0, 0, fmt.Errorf("%w: footer of an encrypted pack has flags %#x", ErrDamaged, flags)
 	}
-	if flags != want {
-		return 0, 0, fmt.Errorf("pack has flags %#x: %w", flags, errNewer)
+	if reserved := binary.LittleEndian.Uint32(b[12:]); flags != want || reserved != 0 {
+		return 0, 0, fmt.Errorf("pack has flags %#x, and %#x where nothing belongs: %w", flags, reserved, errNewer)
 	}
 	return binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:]), nil
 }

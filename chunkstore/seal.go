@@ -165,6 +165,9 @@ func (s *sealer) checkHeader(b []byte) (enc []byte, err error) {
 	version := binary.LittleEndian.Uint32(b[8:])
 	switch {
 	case s == nil && version == packVersion:
+		if reserved := binary.LittleEndian.Uint32(b[12:]); reserved != 0 {
+			return nil, fmt.Errorf("%w: pack header with %#x where nothing belongs", ErrDamaged, reserved)
+		}
 		return nil, nil
 	case s == nil || version != sealedVersion:
 		return nil, fmt.Errorf("%w: pack of version %d", ErrDamaged, version)
