@@ -2,10 +2,13 @@ package chunkstore_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"wal-e/chunkstore"
@@ -226,6 +229,71 @@ func TestSealedHidesContent(t *testing.T) {
 	for _, key := range keys(t, b, "") {
 		if data := get(t, b, key); strings.Contains(string(data), marker) || bytes.Contains(data, random(1, 64)) {
 			t.Errorf("%s holds what should be hidden", key)
+		}
+	}
+}
+
+// A sentBucket remembers what was sent under each name, stored or not, and lets
+// the request number fail (from 1; 0: none) fail, whose object it stores when lost.
+type sentBucket struct {
+	storage.Bucket
+	t    *testing.T
+	lost bool
+
+	mu   sync.Mutex
+	fail int
+	n    int
+	sent map[string][]byte
+}
+
+func (b *sentBucket) Create(ctx context.Context, key string, r io.Reader, size int64, meta storage.Meta) error {
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.n++
+	failing := b.n == b.fail
+	before, again := b.sent[key]
+	// Outcomes compete for their name; those that abort hold nothing sealed.
+	if outcome := strings.HasSuffix(key, ".outcome"); !outcome || bytes.Contains(data, []byte("sealed_manifest")) {
+		if again && !bytes.Equal(before, data) {
+			b.t.Errorf("%s was sent with two contents: under one key, a nonce met other bytes", key)
+		}
+		b.sent[key] = data
+	}
+	b.mu.Unlock()
+	if !failing || b.lost {
+		err = storage.CreateBytes(ctx, b.Bucket, key, data, meta)
+	}
+	if failing {
+		return errors.Join(err, errors.New("no answer"))
+	}
+	return err
+}
+
+// Keys are for one object each. So no object is ever sent with other bytes:
+// whichever request of a push fails, when the next push resumes, from another
+// host with the same keys, and when the clock was set back.
+func TestSealedObjectsAreSentOnce(t *testing.T) {
+	t.Parallel()
+	k := newKeys(t).Host()
+	for fail, failed := 1, true; failed; fail++ {
+		b := &sentBucket{Bucket: newBucket(t), t: t, lost: fail%2 == 0, fail: fail, sent: make(map[string][]byte)}
+		s := sealed(t, open(t, b), k)
+		host, other := newPusher(t), newPusher(t)
+		host.cfg.IndexPacks = 1
+		files := [][]byte{random(1, 300<<10), text(2, 100<<10)}
+		_, err := host.push(t.Context(), s, files...)
+		failed = b.n >= fail
+		if !failed && err != nil {
+			t.Fatal(err)
+		}
+		host.day, other.day = 0, 0 // the clock was set back
+		host.mustPush(t, s, files...)
+		other.mustPush(t, s, append(files, random(3, 100<<10))...)
+		if len(b.sent) < 6 {
+			t.Fatalf("%d objects were sent: the test tests nothing", len(b.sent))
 		}
 	}
 }
