@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -16,7 +18,8 @@ import (
 
 const backupListLong = `List the base backups, or the one that QUERY names: LATEST, a NAME, or NAME@RUN
 for one of several pushes of a name. Columns are separated by tabs and lines end
-in CR LF, as classic WAL-E has it.`
+in CR LF, as classic WAL-E has it. If any is encrypted, --detail adds a column
+with its epoch, or "plain".`
 
 func newBackupListCommand(a *app) *cobra.Command {
 	var detail, asJSON bool
@@ -37,7 +40,7 @@ func newBackupListCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().SortFlags = false
-	cmd.Flags().BoolVar(&detail, "detail", false, "fill in size and stop position")
+	cmd.Flags().BoolVar(&detail, "detail", false, "fill in size and stop position, and whose keys encrypted backups need")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything known as JSON")
 	return cmd
 }
@@ -88,11 +91,24 @@ func explainQuery(query string, err error) error {
 }
 
 // printList writes the classic table. Without detail its columns are there but
-// empty.
+// empty. Where backups are encrypted, detail has a column more.
 func printList(w io.Writer, list []listed, detail bool) error {
-	const line = "%s\t%s\t%s\t%s\t%s\t%s\t%s\r\n"
+	const line = "%s\t%s\t%s\t%s\t%s\t%s\t%s"
+	epochs := detail && slices.ContainsFunc(list, func(l listed) bool { return l.Epoch != "" })
+	end := func(epoch string) error {
+		if epochs {
+			epoch = "\t" + epoch
+		} else {
+			epoch = ""
+		}
+		_, err := io.WriteString(w, epoch+"\r\n")
+		return err
+	}
 	if _, err := fmt.Fprintf(w, line, "name", "last_modified", "expanded_size_bytes", "wal_segment_backup_start",
 		"wal_segment_offset_backup_start", "wal_segment_backup_stop", "wal_segment_offset_backup_stop"); err != nil {
+		return err
+	}
+	if err := end("encryption_epoch"); err != nil {
 		return err
 	}
 	for _, l := range list {
@@ -105,6 +121,9 @@ func printList(w io.Writer, list []listed, detail bool) error {
 		}
 		if _, err := fmt.Fprintf(w, line, l.Name, l.LastModified.UTC().Format(listTime), size,
 			l.StartSegment, l.StartSegmentOffset, stop, offset); err != nil {
+			return err
+		}
+		if err := end(cmp.Or(l.Epoch, "plain")); err != nil {
 			return err
 		}
 	}

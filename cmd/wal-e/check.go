@@ -17,7 +17,8 @@ import (
 )
 
 const checkLong = `Find out whether backups can be taken here and would be safe: try out the
-storage, and look at the server when its data directory is named. Probes go to
+storage, look at the keys of an encrypted archive, and at the server when its
+data directory is named. Probes go to
 the folder probe_006 of the prefix and are removed again. The exit status is 1
 when something fails; warnings don't count.
 
@@ -68,6 +69,7 @@ func checkArchive(ctx context.Context, s *session, dirs []string, asJSON bool) e
 		return err
 	}
 	findings := checkup.Storage(ctx, b, time.Now)
+	findings = append(findings, checkup.Encryption(s.encryptionFacts(ctx, b, time.Now()))...)
 	for _, dir := range dirs {
 		findings = append(findings, checkup.Server(ctx, checkup.ServerConfig{
 			Dir: dir,

@@ -358,7 +358,7 @@ func (s *session) tryDecryption(ctx context.Context, b storage.Bucket, stored ch
 	switch {
 	case err == nil:
 		s.log.InfoContext(ctx, "a trial decryption succeeded", "detail", "The private key on this host opens "+stored.Key+".")
-	case errors.Is(err, openpgp.ErrNoKey) || errors.Is(err, os.ErrNotExist) || strings.Contains(err.Error(), "executable file not found"):
+	case isNoKey(err):
 		s.log.InfoContext(ctx, "no trial decryption: the private key isn't here", "detail", err.Error(),
 			"hint", "That is as it should be on a database host. Run `wal-e key show --try` where the key is.")
 	default:

@@ -217,6 +217,30 @@ func describe(keys pgp.EntityList) []string {
 	return list
 }
 
+// KeyIDs returns the ids of the keys that messages are encrypted to now, as
+// the function KeyIDs does of a message.
+func (r *Recipients) KeyIDs(now time.Time) []string {
+	var ids []string
+	for _, k := range r.keys {
+		if key, ok := k.EncryptionKey(now); ok {
+			ids = append(ids, fmt.Sprintf("%016X", key.PublicKey.KeyId))
+		}
+	}
+	return ids
+}
+
+// UnusableAt says of each recipient that can't be encrypted to at a time to come
+// which it is, and why.
+func (r *Recipients) UnusableAt(t time.Time) []string {
+	var list []string
+	for _, k := range r.keys {
+		if why := unusable(k, t); why != "" {
+			list = append(list, describe(pgp.EntityList{k})[0]+" "+why)
+		}
+	}
+	return list
+}
+
 // Encrypt returns a writer of text; the message in w is whole once it has been
 // closed. It is protected against changes, and not compressed.
 func (r *Recipients) Encrypt(w io.Writer) (io.WriteCloser, error) {
