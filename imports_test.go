@@ -23,7 +23,7 @@ func allowed() map[string][]string {
 		"internal/storage/azure":       {"internal/storage", "internal/storage/httpx"},
 		"internal/storage/file":        {"internal/storage"},
 		"internal/storage/gcs":         {"internal/storage", "internal/storage/httpx"},
-		"internal/storage/httpx":       nil,
+		"internal/storage/httpx":       {"internal/storage"},
 		"internal/storage/mem":         {"internal/storage"},
 		"internal/storage/s3":          {"internal/storage", "internal/storage/httpx"},
 		"internal/storage/storagetest": {"internal/storage"},

@@ -75,3 +75,12 @@ func notMetaKey(r rune) bool {
 }
 
 func notPrintable(r rune) bool { return r < ' ' || r > '~' }
+
+// ListError is what a List of prefix in b fails with: it names both, as the errors
+// of all requests do.
+func ListError(prefix string, b Bucket, err error) error {
+	if prefix == "" {
+		return fmt.Errorf("list %s: %w", b.URL(), err)
+	}
+	return fmt.Errorf("list %s in %s: %w", prefix, b.URL(), err)
+}

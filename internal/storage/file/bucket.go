@@ -114,6 +114,9 @@ func (b *Bucket) call(op, path string, change func() error) error {
 
 // fail adds to err what was asked for.
 func (b *Bucket) fail(op, key string, err error) error {
+	if key == "" {
+		return fmt.Errorf("%s %s: %w", op, b.URL(), translate(err))
+	}
 	return fmt.Errorf("%s %q in %s: %w", op, key, b.URL(), translate(err))
 }
 

@@ -21,7 +21,7 @@ import (
 func (b *Bucket) List(ctx context.Context, prefix, startAfter string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		if err := b.list(ctx, prefix, startAfter, yield); err != nil {
-			yield(storage.Object{}, fmt.Errorf("list %s in %s: %w", prefix, b.URL(), err))
+			yield(storage.Object{}, storage.ListError(prefix, b, err))
 		}
 	}
 }

@@ -1,6 +1,7 @@
 // Package httpx has what HTTP needs so that no request of a store waits for
 // ever: time limits that look at progress, since an object may take as long as
-// it likes while its bytes keep moving.
+// it likes while its bytes keep moving. It also says which errors of a connection
+// another attempt can't mend.
 package httpx
 
 import (
@@ -16,6 +17,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"wal-e/internal/storage"
 )
 
 // ErrStalled is wrapped when a server was silent for longer than it may. It is
@@ -31,7 +34,9 @@ const connectTimeout = 10 * time.Second
 
 // Transport returns a transport for a store: connections end when nothing
 // answers, bodies arrive as they were stored, and there are enough connections
-// for many requests side by side. certificates, when not empty, is a file of
+// for many requests side by side. It speaks HTTP/1.1 only, where each request has
+// a connection to itself: all the requests of HTTP/2 share one, which Watch can't
+// take away from them when it is dead. certificates, when not empty, is a file of
 // PEM certificates that are trusted besides those of the system.
 func Transport(certificates string) (*http.Transport, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
@@ -40,6 +45,9 @@ func Transport(certificates string) (*http.Transport, error) {
 	t.MaxIdleConns = 0
 	t.MaxIdleConnsPerHost = 64
 	t.DisableCompression = true
+	t.ForceAttemptHTTP2 = false
+	t.Protocols = new(http.Protocols)
+	t.Protocols.SetHTTP1(true)
 	if certificates == "" {
 		return t, nil
 	}
@@ -86,7 +94,7 @@ func (w *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	res, err := w.next.RoundTrip(req)
 	if err != nil {
-		err = c.explain(err)
+		err = untrusted(c.explain(err))
 		c.stop()
 		return nil, err
 	}
@@ -138,6 +146,28 @@ func (c *clock) stop() {
 func (c *clock) explain(err error) error {
 	if err != nil && err != io.EOF && c.parent.Err() == nil && errors.Is(context.Cause(c.ctx), ErrStalled) {
 		return fmt.Errorf("%w for %v", ErrStalled, c.idle)
+	}
+	return err
+}
+
+// untrusted makes an error final when it says that who answers isn't who was
+// meant, and says what to do. Others it returns as they are.
+func untrusted(err error) error {
+	var (
+		certificate *tls.CertificateVerificationError
+		name        x509.HostnameError
+		authority   x509.UnknownAuthorityError
+		plain       tls.RecordHeaderError
+	)
+	switch {
+	case errors.As(err, &name):
+		return fmt.Errorf("%w: %w: correct the endpoint, or let its certificate have that name", storage.ErrInvalid, err)
+	case errors.As(err, &authority):
+		return fmt.Errorf("%w: %w: name a file with the certificate of its authority in SSL_CERT_FILE, for S3 in AWS_CA_BUNDLE", storage.ErrInvalid, err)
+	case errors.As(err, &certificate):
+		return fmt.Errorf("%w: %w: check the server's certificate, and this host's clock", storage.ErrInvalid, err)
+	case errors.As(err, &plain), errors.Is(err, http.ErrSchemeMismatch):
+		return fmt.Errorf("%w: %w: the server speaks no TLS there: correct the endpoint's scheme or port", storage.ErrInvalid, err)
 	}
 	return err
 }

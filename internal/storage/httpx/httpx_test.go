@@ -3,16 +3,20 @@ package httpx_test
 import (
 	"bytes"
 	"context"
+	"encoding/pem"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"wal-e/internal/storage"
 	"wal-e/internal/storage/httpx"
 )
 
@@ -123,6 +127,73 @@ func TestWatchKeepsCancelling(t *testing.T) {
 	}
 	if err == nil {
 		res.Body.Close()
+	}
+}
+
+// tlsServer answers with TLS under a certificate for example.com and 127.0.0.1.
+func tlsServer(t *testing.T) *httptest.Server {
+	t.Helper()
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) }))
+	s.EnableHTTP2 = true
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // of clients that hang up
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
+}
+
+// certificateFile writes a server's certificate to a file.
+func certificateFile(t *testing.T, s *httptest.Server) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// Who answers in place of the one that was meant does so the next time, too.
+func TestUntrusted(t *testing.T) {
+	t.Parallel()
+	s, plain := tlsServer(t), server(t, func(http.ResponseWriter, *http.Request) {})
+	file := certificateFile(t, s)
+	named := strings.Replace(s.URL, "127.0.0.1", "localhost", 1)
+	for name, test := range map[string]struct{ certificates, url, word string }{
+		"authority": {"", s.URL, "SSL_CERT_FILE"},
+		"name":      {file, named, "correct the endpoint"},
+		"no TLS":    {file, strings.Replace(plain, "http:", "https:", 1), "speaks no TLS"},
+	} {
+		transport, err := httpx.Transport(test.certificates)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(transport.CloseIdleConnections)
+		res, err := (&http.Client{Transport: httpx.Watch(transport, 0)}).Get(test.url)
+		if !errors.Is(err, storage.ErrInvalid) || !strings.Contains(err.Error(), test.word) {
+			t.Errorf("%s: Get = %v, want %v that says %q", name, err, storage.ErrInvalid, test.word)
+		}
+		if err == nil {
+			res.Body.Close()
+		}
+	}
+}
+
+// Each request has a connection to itself: one that is dead is left with it.
+func TestOneConnectionEach(t *testing.T) {
+	t.Parallel()
+	s := tlsServer(t)
+	transport, err := httpx.Transport(certificateFile(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	res, err := (&http.Client{Transport: httpx.Watch(transport, 0)}).Get(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if got, err := io.ReadAll(res.Body); err != nil || string(got) != "HTTP/1.1" {
+		t.Errorf("a server that offers HTTP/2 was asked by %q, %v, want HTTP/1.1", got, err)
 	}
 }
 

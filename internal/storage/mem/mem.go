@@ -163,7 +163,7 @@ func (b *Bucket) List(ctx context.Context, prefix, startAfter string) iter.Seq2[
 			page := b.page(prefix, after)
 			for _, o := range page {
 				if err := ctx.Err(); err != nil {
-					yield(storage.Object{}, fmt.Errorf("list %s in %s: %w", prefix, b.URL(), err))
+					yield(storage.Object{}, storage.ListError(prefix, b, err))
 					return
 				}
 				if !yield(o, nil) {
@@ -176,7 +176,7 @@ func (b *Bucket) List(ctx context.Context, prefix, startAfter string) iter.Seq2[
 			}
 		}
 		if err := ctx.Err(); err != nil {
-			yield(storage.Object{}, fmt.Errorf("list %s in %s: %w", prefix, b.URL(), err))
+			yield(storage.Object{}, storage.ListError(prefix, b, err))
 		}
 	}
 }

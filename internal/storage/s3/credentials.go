@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/config"
 	sdkcredentials "github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
+	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/smithy-go/logging"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
@@ -33,13 +37,16 @@ type credentials struct {
 	mu     sync.Mutex
 	cache  *aws.CredentialsCache // nil before the first use
 	region string
+	token  string // of the session that was found last
+	over   string // the token that the server says has expired
 }
 
 func newCredentials(cfg *Config) *credentials {
 	switch {
 	case cfg.InstanceProfile:
 		return &credentials{instance: true, find: func(context.Context) (aws.CredentialsProvider, string, error) {
-			return ec2rolecreds.New(), "", nil
+			client := imds.New(imds.Options{Retryer: retry.NewStandard(quickly), DisableDefaultMaxBackoff: true})
+			return ec2rolecreds.New(func(o *ec2rolecreds.Options) { o.Client = client }), "", nil
 		}}
 	case cfg.AccessKeyID != "":
 		p := sdkcredentials.NewStaticCredentialsProvider(cfg.AccessKeyID, cfg.SecretAccessKey, cfg.SessionToken)
@@ -56,21 +63,52 @@ func newCredentials(cfg *Config) *credentials {
 	}}
 }
 
+// quickly is how the metadata service is asked. It is on the same host: the pauses
+// that the SDK makes by itself double the time until it is known that there is none.
+func quickly(o *retry.StandardOptions) { o.MaxBackoff = 200 * time.Millisecond }
+
 // Retrieve implements aws.CredentialsProvider.
 func (c *credentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	cache, err := c.open(ctx)
 	if err != nil {
-		return aws.Credentials{}, newCredentialsError(err, false)
+		return aws.Credentials{}, newCredentialsError(err, false, c.instance)
 	}
 	found, err := cache.Retrieve(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return aws.Credentials{}, ctx.Err()
 		}
-		return aws.Credentials{}, newCredentialsError(err, c.instance || c.found.Load())
+		return aws.Credentials{}, newCredentialsError(err, c.found.Load(), c.instance)
 	}
 	c.found.Store(true)
+	if c.isOver(found) {
+		return aws.Credentials{}, &credentialsError{err: fmt.Errorf("the session in %s is over: renew it there", place(found.Source))}
+	}
 	return found, nil
+}
+
+// isOver notes which session was found, and reports whether it is one that has
+// expired and comes from where nothing is renewed by itself.
+func (c *credentials) isOver(found aws.Credentials) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.token = found.SessionToken
+	return c.token != "" && c.token == c.over &&
+		(strings.HasPrefix(found.Source, sourceFile) || strings.HasPrefix(found.Source, sourceEnvironment))
+}
+
+// Where credentials come from, in the SDK's words.
+const (
+	sourceFile        = "SharedConfigCredentials"
+	sourceEnvironment = "EnvConfigCredentials"
+)
+
+// place says it in ours.
+func place(source string) string {
+	if file, ok := strings.CutPrefix(source, sourceFile+": "); ok {
+		return file
+	}
+	return "the environment"
 }
 
 func (c *credentials) open(ctx context.Context) (*aws.CredentialsCache, error) {
@@ -95,33 +133,56 @@ func (c *credentials) profileRegion() string {
 	return c.region
 }
 
-// expired makes the next request ask for new credentials, and reports whether
-// there is hope of any.
-func (c *credentials) expired() bool {
+// expired makes the next request look for new credentials, in files too, since the
+// server takes the session of that token no more, and reports whether there is
+// hope of any.
+func (c *credentials) expired(token string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.cache != nil {
-		c.cache.Invalidate()
+	if c.fixed {
+		return false
 	}
-	return !c.fixed
+	if token == c.token { // else they were renewed since
+		c.over, c.cache = token, nil
+	}
+	return true
 }
 
 // A credentialsError says that there are no credentials. To try again is worth
 // while when they were found before, or the metadata service of an instance is
 // there and has a bad moment; it wraps storage.ErrPermission otherwise.
 type credentialsError struct {
-	err     error
-	passing bool
+	err      error
+	passing  bool
+	instance bool // they were to come from the metadata service
 }
 
-func newCredentialsError(err error, foundBefore bool) error {
-	var answer *smithyhttp.ResponseError
-	passing := foundBefore || errors.As(err, &answer) && (answer.HTTPStatusCode() >= 500 || answer.HTTPStatusCode() == 429)
-	return &credentialsError{err, passing}
+func newCredentialsError(err error, foundBefore, instance bool) error {
+	code := answered(err)
+	return &credentialsError{err, foundBefore || code >= 500 || code == http.StatusTooManyRequests, instance}
+}
+
+// answered is the status of the answer that an error is about, or 0.
+func answered(err error) int {
+	if answer := (*smithyhttp.ResponseError)(nil); errors.As(err, &answer) {
+		return answer.HTTPStatusCode()
+	}
+	return 0
 }
 
 func (e *credentialsError) Error() string {
-	return "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or --aws-instance-profile: " + shortest(e.err).Error()
+	if !e.instance {
+		return "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or --aws-instance-profile: " + shortest(e.err).Error()
+	}
+	const begin = "no AWS credentials: --aws-instance-profile wants them from the instance, "
+	switch code := answered(e.err); {
+	case code == http.StatusNotFound:
+		return begin + "whose metadata service answers 404: has the instance a role? attach one"
+	case code != 0:
+		return begin + fmt.Sprintf("whose metadata service answers %d", code)
+	}
+	return begin + "whose metadata service can't be reached (" + shortest(e.err).Error() +
+		"): is this an EC2 instance? in a container, raise the instance's hop limit; elsewhere, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
 }
 
 // Is makes an error that will not pass one of permission.

@@ -101,7 +101,7 @@ func (b *Bucket) deleteBulk(ctx context.Context, keys []string) error {
 			continue
 		}
 		e := &refusal{status: http.StatusOK, code: aws.ToString(failed.Code), text: clip(aws.ToString(failed.Message))}
-		b.judge(e, "s3:DeleteObject")
+		b.judge(e, "s3:DeleteObject", "")
 		return fmt.Errorf("%s: %w", strings.TrimPrefix(aws.ToString(failed.Key), b.cfg.Prefix), e)
 	}
 	return nil

@@ -1,7 +1,9 @@
 package s3
 
 import (
+	"bytes"
 	"context"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -34,7 +36,37 @@ func (a *answers) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !object {
 		res.Body = &bounded{res.Body, largestAnswer}
 	}
+	if res.StatusCode == http.StatusBadRequest || res.StatusCode/100 == 3 {
+		return res, nameRegion(res)
+	}
 	return res, nil
+}
+
+// regionHeader is where S3 says in which region a bucket is.
+const regionHeader = "X-Amz-Bucket-Region"
+
+// nameRegion puts the region into the header when an answer has it in its text
+// only, of which the SDK keeps no more than code and message.
+func nameRegion(res *http.Response) error {
+	if res.Header.Get(regionHeader) != "" {
+		return nil
+	}
+	const most = 64 << 10
+	text, err := io.ReadAll(io.LimitReader(res.Body, most))
+	if err != nil {
+		res.Body.Close()
+		return err
+	}
+	var said struct{ Code, Region string }
+	// What isn't XML names no region.
+	if xml.Unmarshal(text, &said) == nil && said.Code == "AuthorizationHeaderMalformed" {
+		res.Header.Set(regionHeader, said.Region)
+	}
+	res.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(text), res.Body), res.Body}
+	return nil
 }
 
 type bounded struct {
@@ -120,7 +152,7 @@ func (b *Bucket) translate(ctx context.Context, err error, right string) error {
 	if !errors.As(err, &res) || res.Response == nil || res.HTTPStatusCode() == 0 {
 		return transportError(err)
 	}
-	e := &refusal{status: res.HTTPStatusCode(), region: res.Response.Header.Get("X-Amz-Bucket-Region")}
+	e := &refusal{status: res.HTTPStatusCode(), region: res.Response.Header.Get(regionHeader)}
 	var api smithy.APIError
 	if errors.As(err, &api) {
 		e.code, e.text = api.ErrorCode(), clip(api.ErrorMessage())
@@ -129,12 +161,21 @@ func (b *Bucket) translate(ctx context.Context, err error, right string) error {
 		// It began well, and what followed couldn't be read.
 		return transportError(err)
 	}
-	b.judge(e, right)
+	b.judge(e, right, usedToken(res.Response.Response))
 	return e
 }
 
-// judge says what an answer means and what to do about it.
-func (b *Bucket) judge(e *refusal, right string) {
+// usedToken is the session token of the request that an answer is for, or "".
+func usedToken(res *http.Response) string {
+	if res == nil || res.Request == nil {
+		return ""
+	}
+	return res.Request.Header.Get("X-Amz-Security-Token")
+}
+
+// judge says what an answer means and what to do about it. token is that of the
+// session which asked.
+func (b *Bucket) judge(e *refusal, right, token string) {
 	switch e.code {
 	case "AccessDenied", "Forbidden", "AllAccessDisabled", "AccountProblem":
 		e.kind = storage.ErrPermission
@@ -142,9 +183,10 @@ func (b *Bucket) judge(e *refusal, right string) {
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch":
 		e.kind, e.hint = storage.ErrPermission, "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 	case "InvalidTokenId", "InvalidToken", "ExpiredToken", "TokenRefreshRequired", "ExpiredTokenException":
-		if !b.secrets.expired() {
-			e.kind, e.hint = storage.ErrPermission, "the session is over or its token wrong: renew AWS_SESSION_TOKEN with its key and secret"
+		if b.secrets.expired(token) {
+			return // another attempt has another session
 		}
+		e.kind, e.hint = storage.ErrPermission, "the session is over or its token wrong: renew AWS_SESSION_TOKEN with its key and secret"
 	case "RequestTimeTooSkewed":
 		e.kind, e.hint = storage.ErrPermission, "the clock of this host is wrong"
 	case "NoSuchBucket":
@@ -159,6 +201,10 @@ func (b *Bucket) judge(e *refusal, right string) {
 		e.kind, e.hint = storage.ErrInvalid, "it is in an archive class: restore it in S3 first"
 	case "ObjectLocked", "WORMProtected":
 		e.kind, e.hint = storage.ErrPermission, "an object lock holds it"
+	case "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
+		e.kind, e.hint = storage.ErrInvalid, "set AWS_REGION to the bucket's"
+	case "RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "NoSuchUpload", "InvalidPart", "NoSuchKey", codeOfHead:
+		return // damaged or cut on the way, or for the request to judge
 	}
 	if e.kind != nil || e.hint != "" {
 		return
@@ -171,11 +217,17 @@ func (b *Bucket) judge(e *refusal, right string) {
 		e.kind = storage.ErrExist
 	case http.StatusMovedPermanently, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		e.kind, e.hint = storage.ErrInvalid, "the bucket is in another region: set AWS_REGION"
-	}
-	if e.code == "AuthorizationHeaderMalformed" || e.code == "IllegalLocationConstraintException" {
-		e.kind, e.hint = storage.ErrInvalid, "set AWS_REGION to the bucket's"
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		e.kind, e.hint = storage.ErrInvalid, "check WALE_S3_ENDPOINT: what answers may not be S3"
+	case http.StatusBadRequest, http.StatusLengthRequired, http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong:
+		e.kind = storage.ErrInvalid
+	case http.StatusNotImplemented:
+		e.kind = errors.ErrUnsupported
 	}
 }
+
+// codeOfHead is the SDK's word for a 404 that has no body.
+const codeOfHead = "NotFound"
 
 // transportError drops what the SDK puts around an error of the connection.
 func transportError(err error) error {
@@ -208,6 +260,10 @@ func clip(s string) string {
 // another region. again rewinds what the request sends; nil means that there is
 // nothing to rewind.
 func (b *Bucket) call(ctx context.Context, right string, again func() error, request func(...func(*s3.Options)) error) error {
+	if b.cfg.Region == "" {
+		// The profile may name the region. What is wrong with it, the request tells.
+		_, _ = b.secrets.open(ctx)
+	}
 	for moved := false; ; moved = true {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -221,7 +277,7 @@ func (b *Bucket) call(ctx context.Context, right string, again func() error, req
 			}
 			return err
 		}
-		b.region.Store(aws.String(e.region))
+		b.learned.Store(aws.String(e.region))
 		if again != nil {
 			if rerr := again(); rerr != nil {
 				return fmt.Errorf("%w (not tried again: %w)", err, rerr)
@@ -230,12 +286,16 @@ func (b *Bucket) call(ctx context.Context, right string, again func() error, req
 	}
 }
 
-// currentRegion is where the bucket seems to be.
+// currentRegion is where the bucket seems to be: what it said itself comes first.
 func (b *Bucket) currentRegion() string {
-	if b.cfg.Region == "" && *b.region.Load() == defaultRegion {
-		if r := b.secrets.profileRegion(); r != "" {
-			return r
-		}
+	if r := b.learned.Load(); r != nil {
+		return *r
 	}
-	return *b.region.Load()
+	if b.cfg.Region != "" {
+		return b.cfg.Region
+	}
+	if r := b.secrets.profileRegion(); r != "" {
+		return r
+	}
+	return defaultRegion
 }

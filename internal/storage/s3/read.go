@@ -133,7 +133,7 @@ func (b *Bucket) head(ctx context.Context, key string) (*s3.HeadObjectOutput, er
 		return out, nil
 	case status(err) == http.StatusNotFound && b.found.Load():
 		return nil, storage.ErrNotExist
-	case status(err) != http.StatusNotFound:
+	case status(err) != http.StatusNotFound && status(err) != http.StatusBadRequest:
 		return nil, b.absent(ctx, key, err)
 	}
 	r, err := b.get(ctx, key, 0, 1)
@@ -182,7 +182,7 @@ func seconds(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
 func (b *Bucket) List(ctx context.Context, prefix, startAfter string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		if err := b.list(ctx, prefix, startAfter, yield); err != nil {
-			yield(storage.Object{}, fmt.Errorf("list %s in %s: %w", prefix, b.URL(), err))
+			yield(storage.Object{}, storage.ListError(prefix, b, err))
 		}
 	}
 }

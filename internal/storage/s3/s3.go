@@ -82,10 +82,10 @@ type Bucket struct {
 	parts   *s3.Client // sends parts of an upload again, which nobody else can
 	secrets *credentials
 
-	region atomic.Pointer[string] // where the bucket is, as far as known
-	found  atomic.Bool            // the bucket is known to exist
-	weak   atomic.Bool            // it has no conditional writes
-	single atomic.Bool            // it has no bulk deletion
+	learned atomic.Pointer[string] // the region in which the bucket says that it is; nil: it didn't say
+	found   atomic.Bool            // the bucket is known to exist
+	weak    atomic.Bool            // it has no conditional writes
+	single  atomic.Bool            // it has no bulk deletion
 }
 
 // Open returns the bucket that a config describes. It makes no request.
@@ -114,13 +114,8 @@ func Open(cfg Config) (*Bucket, error) {
 		transport = own
 	}
 	b := &Bucket{cfg: cfg, secrets: newCredentials(&cfg)}
-	region := cfg.Region
-	if region == "" {
-		region = defaultRegion
-	}
-	b.region.Store(&region)
 	options := s3.Options{
-		Region:                     region,
+		Region:                     b.currentRegion(),
 		Credentials:                b.secrets,
 		HTTPClient:                 &http.Client{Transport: &answers{httpx.Watch(transport, cfg.Idle)}, CheckRedirect: stay},
 		Retryer:                    aws.NopRetryer{},

@@ -36,7 +36,7 @@ func (b *Bucket) List(ctx context.Context, prefix, startAfter string) iter.Seq2[
 			return yield(storage.Object{Key: key, Size: o.Bytes, ModTime: modified}, nil), nil
 		})
 		if err != nil {
-			yield(storage.Object{}, fmt.Errorf("list %s in %s: %w", prefix, b.URL(), err))
+			yield(storage.Object{}, storage.ListError(prefix, b, err))
 		}
 	}
 }
