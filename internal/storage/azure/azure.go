@@ -68,6 +68,7 @@ const (
 type Bucket struct {
 	cfg    Config
 	client *container.Client
+	logins *logins // of Azure's default chain
 }
 
 // A FieldError says what is wrong with a setting; it wraps storage.ErrInvalid.
@@ -105,11 +106,12 @@ func Open(cfg Config) (*Bucket, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := cfg.client(base)
+	login := &logins{transport: transport{cfg.Transport, ""}}
+	client, err := cfg.client(base, login)
 	if err != nil {
 		return nil, err
 	}
-	return &Bucket{cfg: cfg, client: client}, nil
+	return &Bucket{cfg: cfg, client: client, logins: login}, nil
 }
 
 // base checks the config and returns the container's URL.
@@ -143,7 +145,7 @@ func (c *Config) base() (string, error) {
 func notAccount(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }
 
 // client makes a client that tries once: how often is storage.Retry's decision.
-func (c *Config) client(base string) (*container.Client, error) {
+func (c *Config) client(base string, login *logins) (*container.Client, error) {
 	options := &container.ClientOptions{ClientOptions: policy.ClientOptions{
 		Retry:     policy.RetryOptions{MaxRetries: -1},
 		Telemetry: policy.TelemetryOptions{ApplicationID: "wal-e"},
@@ -164,7 +166,11 @@ func (c *Config) client(base string) (*container.Client, error) {
 		return container.NewClientWithNoCredential(base, options)
 	}
 	cred, err := azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{
-		ClientOptions: azcore.ClientOptions{Transport: transport{c.Transport, ""}},
+		ClientOptions: azcore.ClientOptions{
+			Transport: login,
+			// What is beyond a hiccup is storage.Retry's matter here, too: by itself the library takes 19 s.
+			Retry: policy.RetryOptions{MaxRetries: 1, RetryDelay: 200 * time.Millisecond},
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("find Azure's default credentials: %w", err)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -199,13 +200,50 @@ func isLogin(err error) bool {
 	return errors.As(err, &failed) || errors.As(err, &required) || strings.Contains(err.Error(), "DefaultAzureCredential")
 }
 
-// login explains why Azure's default chain gave no token.
+// login explains why Azure's default chain gave no token. Of an error of the
+// network its errors keep only the text, so whether it was one the transport knows.
 func (b *Bucket) login(err error) error {
 	var failed *azidentity.AuthenticationFailedError
-	if errors.As(err, &failed) && failed.RawResponse != nil && failed.RawResponse.StatusCode/100 != 4 {
-		return fmt.Errorf("log in to Azure: the server answers %d", failed.RawResponse.StatusCode)
+	if errors.As(err, &failed) {
+		if failed.RawResponse != nil {
+			if code := failed.RawResponse.StatusCode; code/100 != 4 || busy(code) {
+				return fmt.Errorf("log in to Azure: the server answers %d", code)
+			}
+		} else if broke := b.logins.broke(); broke != nil {
+			return fmt.Errorf("log in to Azure: %w", broke)
+		}
 	}
 	first, _, _ := strings.Cut(err.Error(), "\n")
 	return fmt.Errorf("log in to Azure: %w: %s: give an account key or a shared access signature, or an identity to this host",
 		storage.ErrPermission, strings.TrimSuffix(first, "."))
+}
+
+// busy reports whether an answer to a login asks to come again: 410 is that of a
+// metadata service that is being renewed.
+func busy(code int) bool {
+	return code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code == http.StatusGone
+}
+
+// logins sends requests for tokens, and remembers how the last one ended.
+type logins struct {
+	transport
+
+	mu   sync.Mutex
+	last error // nil when there was an answer
+}
+
+// Do implements policy.Transporter.
+func (l *logins) Do(req *http.Request) (*http.Response, error) {
+	res, err := l.transport.Do(req)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = err
+	return res, err
+}
+
+// broke returns the error of the network that the last request ended with, or nil.
+func (l *logins) broke() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
 }

@@ -43,6 +43,21 @@ func readAll(t *testing.T, b storage.Bucket) (string, error) {
 	return string(data), err
 }
 
+// A storage that takes none of the tokens which the login gives is not asked for
+// ever.
+func TestTokensRefused(t *testing.T) {
+	t.Parallel()
+	requests := 0
+	b := faulty(t, func(w http.ResponseWriter, _ *http.Request) {
+		requests++
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	_, err := storage.Retry(b, storage.Policy{First: time.Millisecond}).Stat(t.Context(), "key")
+	if !errors.Is(err, storage.ErrPermission) || !strings.Contains(err.Error(), "/auth has just given") || requests != 3 {
+		t.Errorf("Stat = %v after %d requests, want %v after 3", err, requests, storage.ErrPermission)
+	}
+}
+
 func TestDamagedDownload(t *testing.T) {
 	t.Parallel()
 	b := faulty(t, func(w http.ResponseWriter, _ *http.Request) {

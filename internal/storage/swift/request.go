@@ -26,10 +26,14 @@ type request struct {
 	upload                    *upload // nil: no body
 }
 
+// renewals is how many tokens a request is tried with after the one that there
+// was. Each may end while the request is under way, if hardly all of them.
+const renewals = 2
+
 // send makes a request, with a new token when the old one is no longer taken.
 // The response's body must be closed; its status is 2xx.
 func (s *session) send(ctx context.Context, r request) (*http.Response, error) {
-	for renewed := false; ; renewed = true {
+	for renewed := 0; ; renewed++ {
 		age := s.age.Load()
 		if err := s.authenticate(ctx); err != nil {
 			return nil, err
@@ -41,8 +45,11 @@ func (s *session) send(ctx context.Context, r request) (*http.Response, error) {
 		if s.age.CompareAndSwap(age, age+1) {
 			s.conn.UnAuthenticate()
 		}
-		if renewed {
-			return nil, s.translate(err)
+		if renewed == renewals {
+			return nil, &statusError{
+				code: http.StatusUnauthorized, kind: storage.ErrPermission,
+				text: fmt.Sprintf("it takes no token, not even those that %s has just given: check that both belong together", s.cfg.AuthURL),
+			}
 		}
 		if r.upload != nil {
 			if rerr := r.upload.rewind(); rerr != nil {
