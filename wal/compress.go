@@ -14,8 +14,9 @@ import (
 
 // pieceSize is how much plaintext each zstd frame of a new object holds. Frames
 // of their own let several cores work on one file, in both directions; at this
-// size they cost half a percent of compression on pgbench's WAL.
-const pieceSize = 1 << 20
+// size they cost one percent of compression on pgbench's WAL, and stay in a core's
+// cache.
+const pieceSize = 512 << 10
 
 // windowSize is how far back the encoder looks. At the fastest level a larger one
 // gains nothing on WAL (0.1 % on pgbench's), and costs memory that each process has
@@ -32,25 +33,75 @@ const (
 	maxLevel     = 22
 )
 
-// A compressor turns plaintext into zstd frames, and fingerprints it.
+// A compressor turns plaintext into zstd frames.
 type compressor struct {
 	enc     *zstd.Encoder
+	level   int
 	workers int
-	plain   []byte   // as many pieces as there are workers
-	frames  [][]byte // frames[i] is made of piece i of plain
+	pieces  []frame // what it works on
 
 	zeroOnce sync.Once
 	zero     []byte // the frame of a piece of zeros
 }
 
+// Compressors are used by one push after the other. They bound how many files are
+// compressed at once, however many are on their way.
+type Compressors struct {
+	free chan *compressor // nil: not made yet
+}
+
+// NewCompressors returns n of them, each of which works on a file with one core.
+func NewCompressors(n int) *Compressors {
+	c := &Compressors{free: make(chan *compressor, n)}
+	for range n {
+		c.free <- nil
+	}
+	return c
+}
+
+// use calls f with a compressor for files of about the given size, one of
+// Config.Compressors if there are any.
+func (cfg Config) use(ctx context.Context, size int64, f func(*compressor) error) error {
+	if cfg.Compressors == nil {
+		c, err := newCompressor(cfg, size)
+		if err != nil {
+			return err
+		}
+		return f(c)
+	}
+	var c *compressor
+	select {
+	case c = <-cfg.Compressors.free:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { cfg.Compressors.free <- c }()
+	if level, err := cfg.level(); err != nil {
+		return err
+	} else if c == nil || c.level != level {
+		cfg.Workers = 1
+		if c, err = newCompressor(cfg, size); err != nil {
+			return err
+		}
+	}
+	return f(c)
+}
+
+func (cfg Config) level() (int, error) {
+	switch {
+	case cfg.Level < 0 || cfg.Level > maxLevel:
+		return 0, fmt.Errorf("wal: zstd level %d is not within 1 and %d", cfg.Level, maxLevel)
+	case cfg.Level == 0:
+		return fastestLevel, nil
+	}
+	return cfg.Level, nil
+}
+
 // newCompressor returns a compressor for files of about the given size.
 func newCompressor(cfg Config, size int64) (*compressor, error) {
-	level := cfg.Level
-	if level == 0 {
-		level = fastestLevel
-	}
-	if level < 0 || level > maxLevel {
-		return nil, fmt.Errorf("wal: zstd level %d is not within 1 and %d", level, maxLevel)
+	level, err := cfg.level()
+	if err != nil {
+		return nil, err
 	}
 	pieces := max(1, (size+pieceSize-1)/pieceSize)
 	workers := int(min(int64(cfg.workers()), pieces))
@@ -67,12 +118,7 @@ func newCompressor(cfg Config, size int64) (*compressor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wal: zstd level %d: %w", level, err)
 	}
-	return &compressor{
-		enc:     enc,
-		workers: workers,
-		plain:   make([]byte, min(int64(workers)*pieceSize, max(size, 1))),
-		frames:  make([][]byte, workers),
-	}, nil
+	return &compressor{enc: enc, level: level, workers: workers, pieces: makePieces[frame](workers)}, nil
 }
 
 func (cfg Config) workers() int {
@@ -97,48 +143,73 @@ func isZero(b []byte) bool {
 	return bytes.Equal(b[:head], make([]byte, head)) && bytes.Equal(b[head:], b[:len(b)-head])
 }
 
-// A stream is the frames of one file.
-type stream struct {
-	ctx    context.Context // of the Push that reads it
-	c      *compressor
-	src    io.Reader
-	hash   *blake3.Hasher
-	length int64 // bytes of plaintext so far
+// A frame is one piece of a file, and what became of it.
+type frame struct {
+	plain  []byte
+	stored []byte
 }
 
-func (c *compressor) stream(ctx context.Context, src io.Reader) *stream {
-	return &stream{ctx: ctx, c: c, src: src, hash: blake3.New()}
-}
-
-// next returns the frames of the pieces that follow, and io.EOF when there are
-// none. They are overwritten by the next call of any stream of the compressor.
-func (s *stream) next() ([][]byte, error) {
-	if err := s.ctx.Err(); err != nil {
-		return nil, err
+// compress hands the frames of src, which has size bytes, to sink, one after the
+// other, and returns the fingerprint of what was read. It is an error when there
+// are more or fewer.
+func (c *compressor) compress(ctx context.Context, src io.ReaderAt, size int64, sink func(stored []byte) error) (Fingerprint, error) {
+	hash, at := blake3.New(), int64(0)
+	err := inOrder(c.workers, c.pieces, func(f *frame) (bool, error) {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		if want := min(pieceSize, size+1); int64(cap(f.plain)) < want {
+			f.plain = make([]byte, want)
+		}
+		f.plain = f.plain[:min(pieceSize, cap(f.plain))]
+		n, err := src.ReadAt(f.plain, at)
+		f.plain, at = f.plain[:n], at+int64(n)
+		switch {
+		case err != nil && err != io.EOF:
+			return false, err
+		case at > size:
+			return false, errChanged
+		}
+		return n > 0, nil
+	}, func(f *frame) error {
+		f.stored = c.encode(f.plain, f.stored[:0])
+		return nil
+	}, func(f *frame) error {
+		_, _ = hash.Write(f.plain) // never fails
+		return sink(f.stored)
+	})
+	if err == nil && at != size {
+		err = errChanged
 	}
-	n, err := io.ReadFull(s.src, s.c.plain)
+	var f Fingerprint
+	hash.Sum(f[:0])
+	return f, err
+}
+
+// A frameBatch is the frames of some pieces that follow each other.
+type frameBatch struct {
+	plain  []byte   // as many pieces as there are workers
+	frames [][]byte // frames[i] is made of piece i of plain
+}
+
+// read returns the frames of what follows in src, and adds it to hash; io.EOF when
+// nothing does. They are overwritten by the next call.
+func (b *frameBatch) read(c *compressor, src io.Reader, hash *blake3.Hasher) ([][]byte, error) {
+	if b.plain == nil {
+		b.plain, b.frames = make([]byte, c.workers*pieceSize), make([][]byte, c.workers)
+	}
+	n, err := io.ReadFull(src, b.plain)
 	if err != nil && err != io.ErrUnexpectedEOF {
 		return nil, err
 	}
-	batch := s.c.plain[:n]
-	s.length += int64(n)
-
 	var wg sync.WaitGroup
 	pieces := 0
-	for rest := batch; len(rest) > 0; pieces++ {
+	for rest := b.plain[:n]; len(rest) > 0; pieces++ {
 		piece, i := rest[:min(pieceSize, len(rest))], pieces
 		rest = rest[len(piece):]
-		wg.Go(func() { s.c.frames[i] = s.c.encode(piece, s.c.frames[i][:0]) })
+		wg.Go(func() { b.frames[i] = c.encode(piece, b.frames[i][:0]) })
 	}
-	// The hash takes bytes in their order; it is as fast as the others together.
-	_, _ = s.hash.Write(batch) // never fails
+	_, _ = hash.Write(b.plain[:n]) // never fails
 	wg.Wait()
-	return s.c.frames[:pieces], nil
-}
-
-// fingerprint returns that of the plaintext so far.
-func (s *stream) fingerprint() Fingerprint {
-	var f Fingerprint
-	s.hash.Sum(f[:0])
-	return f
+	return b.frames[:pieces], nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/blake3"
@@ -58,25 +57,24 @@ func decode(r io.Reader, want expectation, workers int, sink func(piece []byte) 
 		return Identity{}, err
 	}
 	defer frames.dec.Close()
-	hash := blake3.New()
-	for left := id.Length; left > 0; {
-		batch, err := frames.next(left)
-		if err != nil {
-			return Identity{}, err
-		}
-		if left == id.Length {
-			if err := want.check(id, batch[0].plain); err != nil {
-				return Identity{}, formatError{err}
+	hash, first := blake3.New(), true
+	err = inOrder(frames.workers, makePieces[piece](frames.workers), frames.next, frames.decompress, func(p *piece) error {
+		if first {
+			if err := want.check(id, p.plain); err != nil {
+				return formatError{err}
 			}
+			first = false
 		}
-		if err := deliver(batch, hash, sink); err != nil {
-			return Identity{}, sinkError{err}
+		_, _ = hash.Write(p.plain) // never fails
+		if err := sink(p.plain); err != nil {
+			return sinkError{err}
 		}
-		for _, piece := range batch {
-			left -= int64(len(piece.plain))
-		}
+		return nil
+	})
+	if err != nil {
+		return Identity{}, err
 	}
-	if id.Length == 0 {
+	if first {
 		if err := want.check(id, nil); err != nil {
 			return Identity{}, formatError{err}
 		}
@@ -91,23 +89,6 @@ func decode(r io.Reader, want expectation, workers int, sink func(piece []byte) 
 	return id, nil
 }
 
-// deliver hashes a batch while sink takes it.
-func deliver(batch []piece, hash *blake3.Hasher, sink func([]byte) error) error {
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for _, piece := range batch {
-			_, _ = hash.Write(piece.plain) // never fails
-		}
-	})
-	defer wg.Wait()
-	for _, piece := range batch {
-		if err := sink(piece.plain); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // check compares the first piece of plaintext with what is expected.
 func (want expectation) check(id Identity, head []byte) error {
 	system, err := checkContent(want.name, head, id.Length)
@@ -119,9 +100,10 @@ func (want expectation) check(id Identity, head []byte) error {
 
 // A frameReader reads an object's frames and decompresses them.
 type frameReader struct {
-	r      *bufio.Reader
-	dec    *zstd.Decoder
-	pieces []piece // as many as there are workers
+	r       *bufio.Reader
+	dec     *zstd.Decoder
+	workers int
+	left    int64 // bytes of plaintext in the frames that follow
 }
 
 // A piece is one frame and its content.
@@ -129,7 +111,6 @@ type piece struct {
 	frame []byte // as stored
 	size  int64  // of the content, as the frame says
 	plain []byte // the content
-	err   error  // of decompressing it
 }
 
 // newFrameReader returns one for an object of length bytes of plaintext.
@@ -139,38 +120,26 @@ func newFrameReader(r *bufio.Reader, length int64, workers int) (*frameReader, e
 	if err != nil {
 		return nil, err
 	}
-	return &frameReader{r: r, dec: dec, pieces: make([]piece, workers)}, nil
+	return &frameReader{r: r, dec: dec, workers: workers, left: length}, nil
 }
 
-// next returns the pieces that follow, at least one and at most left bytes of
-// plaintext. They are overwritten by the next call.
-func (f *frameReader) next(left int64) ([]piece, error) {
-	n := 0
-	for ; n < len(f.pieces) && left > 0; n++ {
-		if _, err := f.r.Peek(1); err == io.EOF {
-			return nil, formatError{fmt.Errorf("it ends %d bytes of plaintext before its length", left)}
-		}
-		err := f.read(&f.pieces[n], left)
-		if err == io.ErrUnexpectedEOF {
-			err = formatError{errors.New("it ends within a zstd frame")}
-		}
-		if err != nil {
-			return nil, err
-		}
-		left -= f.pieces[n].size
+// next reads the frame that follows, unless it had the last one.
+func (f *frameReader) next(p *piece) (bool, error) {
+	if f.left == 0 {
+		return false, nil
 	}
-	batch := f.pieces[:n]
-	var wg sync.WaitGroup
-	for i := range batch {
-		wg.Go(func() { batch[i].decompress(f.dec) })
+	if _, err := f.r.Peek(1); err == io.EOF {
+		return false, formatError{fmt.Errorf("it ends %d bytes of plaintext before its length", f.left)}
 	}
-	wg.Wait()
-	for _, p := range batch {
-		if p.err != nil {
-			return nil, formatError{p.err}
-		}
+	err := f.read(p, f.left)
+	if err == io.ErrUnexpectedEOF {
+		err = formatError{errors.New("it ends within a zstd frame")}
 	}
-	return batch, nil
+	if err != nil {
+		return false, err
+	}
+	f.left -= p.size
+	return true, nil
 }
 
 // end returns an error unless all of the object was read.
@@ -185,14 +154,17 @@ func (f *frameReader) end() error {
 	}
 }
 
-func (p *piece) decompress(dec *zstd.Decoder) {
-	p.plain, p.err = dec.DecodeAll(p.frame, p.plain[:0])
+// decompress fills in the content of a frame.
+func (f *frameReader) decompress(p *piece) error {
+	var err error
+	p.plain, err = f.dec.DecodeAll(p.frame, p.plain[:0])
 	switch {
-	case p.err != nil:
-		p.err = fmt.Errorf("zstd: %w", p.err)
+	case err != nil:
+		return formatError{fmt.Errorf("zstd: %w", err)}
 	case int64(len(p.plain)) != p.size:
-		p.err = fmt.Errorf("a zstd frame of %d bytes says %d", len(p.plain), p.size)
+		return formatError{fmt.Errorf("a zstd frame of %d bytes says %d", len(p.plain), p.size)}
 	}
+	return nil
 }
 
 // read reads the next frame into p. There may be left bytes of plaintext in it at

@@ -25,7 +25,7 @@
 //   - Memory does not depend on the segment size beyond 64 MiB: Push holds a
 //     compressed file of up to that much plaintext, so that the store can send
 //     it again without reading and compressing anew, and streams a larger one.
-//     Besides, both directions take some 4 MiB per core that works on a file.
+//     Besides, both directions take some 3 MiB per core that works on a file.
 //
 // What it leaves to others: exit statuses and time limits (cmd/wal-e), which
 // system identifiers a prefix accepts (Config.Admit), retries (internal/storage),

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"wal-e/internal/storage"
 )
 
@@ -88,6 +90,8 @@ type tempFile struct {
 	dest string
 
 	f    *os.File // nil before the first bytes
+	size int64    // bytes written
+	sent int64    // of these, on their way to the disk
 	sum  *uint32  // CRC-32C of what was written, if it is wanted
 	done bool     // it is the destination now
 }
@@ -140,9 +144,19 @@ func (t *tempFile) write(piece []byte) error {
 	if t.sum != nil {
 		*t.sum = checksum(*t.sum, piece)
 	}
-	_, err := t.f.Write(piece)
+	n, err := t.f.Write(piece)
+	t.size += int64(n)
+	if t.size-t.sent >= ahead {
+		// The disk works meanwhile, and the fsync has less to wait for. Where this
+		// isn't known, nothing is lost.
+		_ = unix.SyncFileRange(int(t.f.Fd()), t.sent, t.size-t.sent, unix.SYNC_FILE_RANGE_WRITE)
+		t.sent = t.size
+	}
 	return t.wrap(err)
 }
+
+// ahead is how much is sent to the disk at once before the file is complete.
+const ahead = 2 << 20 // bytes
 
 func (t *tempFile) wrap(err error) error {
 	if err == nil {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"slices"
 
+	"github.com/zeebo/blake3"
+
 	"wal-e/internal/postgres"
 )
 
@@ -40,32 +42,24 @@ func (o *object) stored() int64 {
 // newObject makes the object of f, which is size bytes long. A file of up to
 // maxHeld bytes is read once, and what was read is what the identity says.
 func newObject(ctx context.Context, cfg Config, f io.ReaderAt, size int64, system postgres.SystemID) (*object, error) {
-	c, err := newCompressor(cfg, size)
+	if size > maxHeld {
+		return newStreamed(ctx, cfg, f, size, system)
+	}
+	held, frames := make([]byte, HeaderSize), 0
+	var fingerprint Fingerprint
+	err := cfg.use(ctx, size, func(c *compressor) (err error) {
+		fingerprint, err = c.compress(ctx, f, size, func(frame []byte) error {
+			frames++
+			held = growFor(held, frame, (size+pieceSize-1)/pieceSize, frames)
+			held = append(held, frame...)
+			return nil
+		})
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	if size > maxHeld {
-		return newStreamed(ctx, c, f, size, system)
-	}
-	held := make([]byte, HeaderSize)
-	s := c.stream(ctx, io.NewSectionReader(f, 0, size+1))
-	for {
-		frames, err := s.next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-		held = growFor(held, frames, float64(size)/float64(s.length))
-		for _, frame := range frames {
-			held = append(held, frame...)
-		}
-	}
-	if s.length != size {
-		return nil, errChanged
-	}
-	id := Identity{System: system, Length: size, Fingerprint: s.fingerprint()}
+	id := Identity{System: system, Length: size, Fingerprint: fingerprint}
 	header, err := id.MarshalBinary()
 	if err != nil {
 		return nil, err
@@ -74,30 +68,31 @@ func newObject(ctx context.Context, cfg Config, f io.ReaderAt, size int64, syste
 	return &object{id: id, body: bytes.NewReader(held), size: int64(len(held))}, nil
 }
 
-// growFor makes room for frames, and for those that will follow if the file goes
-// on as it began; whole is how many times larger all of it is than what was read.
-func growFor(held []byte, frames [][]byte, whole float64) []byte {
-	size := len(held)
-	for _, frame := range frames {
-		size += len(frame)
-	}
-	if size <= cap(held) {
+// growFor makes room for a frame, the given one of all, and for those that will
+// follow if the file goes on as it began.
+func growFor(held, frame []byte, all int64, number int) []byte {
+	if len(held)+len(frame) <= cap(held) {
 		return held
 	}
-	return slices.Grow(held, int(float64(size)*whole)-len(held)+4096)
+	return slices.Grow(held, (len(held)+len(frame))/number*int(all)-len(held)+4096)
 }
 
 // newStreamed makes the object of a file that is too large to be held.
-func newStreamed(ctx context.Context, c *compressor, f io.ReaderAt, size int64, system postgres.SystemID) (*object, error) {
-	plain := c.stream(ctx, nil)
-	n, err := io.CopyBuffer(plain.hash, contextReader{ctx, io.NewSectionReader(f, 0, size+1)}, c.plain)
+func newStreamed(ctx context.Context, cfg Config, f io.ReaderAt, size int64, system postgres.SystemID) (*object, error) {
+	c, err := newCompressor(cfg, size)
+	if err != nil {
+		return nil, err
+	}
+	hash := blake3.New()
+	n, err := io.CopyBuffer(hash, contextReader{ctx, io.NewSectionReader(f, 0, size+1)}, make([]byte, pieceSize))
 	if err != nil {
 		return nil, err
 	}
 	if n != size {
 		return nil, errChanged
 	}
-	id := Identity{System: system, Length: size, Fingerprint: plain.fingerprint()}
+	id := Identity{System: system, Length: size}
+	hash.Sum(id.Fingerprint[:0])
 	header, err := id.MarshalBinary()
 	if err != nil {
 		return nil, err
@@ -128,7 +123,9 @@ type streamedBody struct {
 	id     Identity
 	header []byte
 
-	s      *stream
+	src    io.Reader // what is left of f
+	hash   *blake3.Hasher
+	batch  frameBatch
 	part   []byte   // what is left of the header or of a frame
 	frames [][]byte // those after it
 	pos    int64    // bytes read
@@ -136,7 +133,7 @@ type streamedBody struct {
 }
 
 func (b *streamedBody) rewind() {
-	b.s = b.c.stream(b.ctx, io.NewSectionReader(b.f, 0, b.id.Length+1))
+	b.src, b.hash = contextReader{b.ctx, io.NewSectionReader(b.f, 0, b.id.Length+1)}, blake3.New()
 	b.part, b.frames = b.header, nil
 	b.pos, b.err = 0, nil
 }
@@ -147,9 +144,12 @@ func (b *streamedBody) Read(p []byte) (int, error) {
 			b.part, b.frames = b.frames[0], b.frames[1:]
 			continue
 		}
-		b.frames, b.err = b.s.next()
-		if b.err == io.EOF && (b.s.length != b.id.Length || b.s.fingerprint() != b.id.Fingerprint) {
-			b.err = errChanged
+		b.frames, b.err = b.batch.read(b.c, b.src, b.hash)
+		if b.err == io.EOF {
+			var f Fingerprint
+			if b.hash.Sum(f[:0]); f != b.id.Fingerprint {
+				b.err = errChanged
+			}
 		}
 	}
 	n := copy(p, b.part)

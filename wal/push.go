@@ -36,6 +36,9 @@ type Config struct {
 
 	Workers int          // pieces of one file (de)compressed at once; 0 means 4, but no more than there are cores
 	Log     *slog.Logger // nil discards
+	// Compressors are those to use for files that are held in memory, up to 64 MiB;
+	// nil makes one for each.
+	Compressors *Compressors
 
 	hook func(op, path string) error // seen before each change to the file system by tests; may be nil
 }

@@ -74,6 +74,7 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 	defer cancel()
 	layout, admit := s.layoutOnce(b), onePerSystem(s.admission(b))
 	var widen sync.Once
+	compressors := wal.NewCompressors(poolCores)
 	var once sync.Once
 	var walBucket storage.Bucket
 	var walErr error
@@ -88,6 +89,7 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 			if file != path {
 				widen.Do(func() { bePooled(min(runtime.NumCPU(), poolCores)) })
 				cfg.Workers = 1 // there are files enough for all cores
+				cfg.Compressors = compressors
 			}
 			switch layout, err := layout(ctx); {
 			case err != nil:
