@@ -32,12 +32,7 @@ func (s *session) layoutToWrite(ctx context.Context, b storage.Bucket) (compat.L
 	}
 	contents, err := compat.Detect(ctx, b)
 	if err != nil {
-		return "", &message{
-			text:   "cannot tell which layout the archive has",
-			detail: err.Error(),
-			hint:   "WALE_LAYOUT=dedup or WALE_LAYOUT=classic says which it is to be.",
-			err:    err,
-		}
+		return "", layoutUnknown(err)
 	}
 	if _, err := os.Stat(s.classicMark()); err == nil && contents.Empty() {
 		return "", s.emptyArchive()

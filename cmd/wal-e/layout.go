@@ -31,12 +31,7 @@ func (s *session) requireDedup(ctx context.Context, b storage.Bucket) error {
 	contents, err := compat.Detect(ctx, b)
 	switch {
 	case err != nil:
-		return &message{
-			text:   "cannot tell which layout the archive has",
-			detail: err.Error(),
-			hint:   "WALE_LAYOUT=dedup says that it is not to be a classic one.",
-			err:    err,
-		}
+		return layoutUnknown(err)
 	case contents.Layout() == compat.Dedup:
 		return nil
 	}
@@ -45,6 +40,12 @@ func (s *session) requireDedup(ctx context.Context, b storage.Bucket) error {
 		hint: switchHint,
 		err:  errNotBuilt,
 	}
+}
+
+// layoutUnknown is the error of looking for what an archive holds. What to do is in
+// the cause: who can't look can't do anything with WALE_LAYOUT either.
+func layoutUnknown(err error) error {
+	return &message{text: "cannot tell which layout the archive has", detail: err.Error(), err: err}
 }
 
 const switchHint = "wal-e upgrade-layout --confirm begins the new layout beside the classic one. " +

@@ -103,8 +103,12 @@ func TestS3MissingOrBroken(t *testing.T) {
 		t.Run("wal-push, "+x.name, func(t *testing.T) {
 			push := x.as.with("WALE_PUSH_TIMEOUT=2s").command(t, c, "wal-push", "pg_wal/"+held)
 			push.Dir = c.Dir
-			if r := runCommand(t, push); r.code < 1 || r.code > 125 || !strings.Contains(r.stderr, x.word) {
-				t.Errorf("wal-push: exit %d, want 1 to 125 and a word on %s\n%s", r.code, x.word, r.stderr)
+			r := runCommand(t, push)
+			if r.code < 1 || r.code > 125 || !strings.Contains(r.stderr, x.word) || !strings.Contains(r.stderr, held) {
+				t.Errorf("wal-push: exit %d, want 1 to 125, the segment, and a word on %s\n%s", r.code, x.word, r.stderr)
+			}
+			if strings.Contains(r.stderr, "WALE_LAYOUT") {
+				t.Errorf("wal-push sends who has no archive after its layout:\n%s", r.stderr)
 			}
 		})
 	}

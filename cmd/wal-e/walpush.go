@@ -93,7 +93,7 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 			}
 			switch layout, err := layout(ctx); {
 			case err != nil:
-				return err
+				return unpushed(file, err)
 			case layout == compat.Classic:
 				if err := s.refuseClassicSealed(); err != nil {
 					return err
@@ -121,6 +121,17 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 		}
 	}
 	return err
+}
+
+// unpushed names the file that what went wrong before a push keeps from the archive.
+func unpushed(file string, err error) error {
+	var m *message
+	if !errors.As(err, &m) {
+		return fmt.Errorf("push %s: %w", filepath.Base(file), err)
+	}
+	named := *m
+	named.text = fmt.Sprintf("could not push %s: %s", filepath.Base(file), m.text)
+	return &named
 }
 
 // onePerSystem returns a function that asks admit until it takes a system, and
