@@ -165,6 +165,24 @@ func TestEncryptedWithAgent(t *testing.T) {
 		}
 	}
 
+	// A timeline's history takes no private key on hosts of the epoch, so that
+	// monitoring and standbys go on after a failover.
+	history := filepath.Join(pgtest.TempDir(t), "00000002.history")
+	if err := os.WriteFile(history, []byte("1\t0/300000\tno recovery target specified\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := host.command(t, c, "wal-push", history)
+	cmd.Dir = c.Dir
+	if r := runCommand(t, cmd); r.code != 0 {
+		t.Fatalf("wal-push of a history: exit %d\n%s", r.code, r.stderr)
+	}
+	fetches("database host", host, filepath.Base(history), 0, 0, "")
+	if r := host.must(t, c, "wal-show"); !strings.Contains(r.stdout, "1 at 0/300000") {
+		t.Errorf("wal-show on the database host printed:\n%s", r.stdout)
+	}
+	host.must(t, c, "wal-verify")
+	fetches("no keys", nobody, filepath.Base(history), 126, 75, "set GNUPGHOME")
+
 	r.unlock(t)
 	calls()
 	fetches("unlocked agent", owner, held, 0, 0, "")
