@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -27,31 +24,27 @@ func (b *Bucket) List(ctx context.Context, prefix, startAfter string) iter.Seq2[
 }
 
 func (b *Bucket) list(ctx context.Context, prefix, startAfter string, yield func(storage.Object, error) bool) error {
-	query := url.Values{"fields": {"nextPageToken,items(name,size,timeCreated)"}, "maxResults": {strconv.Itoa(b.cfg.PageSize)}}
+	call := b.objects.List(b.cfg.Bucket).Fields("nextPageToken", "items(name,size,timeCreated)").MaxResults(int64(b.cfg.PageSize)).Context(ctx)
 	// What Google refuses to look for is left to the comparison below.
 	if p := clean(b.name(prefix)); p != "" {
-		query.Set("prefix", p)
+		call.Prefix(p)
 	}
 	if startAfter != "" {
-		query.Set("startOffset", clean(b.name(startAfter)))
+		call.StartOffset(clean(b.name(startAfter)))
 	}
-	for last := ""; ; {
-		var page struct {
-			Items         []object
-			NextPageToken string
-		}
-		err := b.exchange(ctx, request{method: http.MethodGet, query: query}, &page)
-		switch {
+	for last, token := "", ""; ; {
+		page, err := call.Do()
+		switch err = translate(err); {
 		case errors.Is(err, errMissing):
 			return b.noBucket()
 		case err != nil:
 			return err
 		}
-		for i := range page.Items {
+		for _, item := range page.Items {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			name := page.Items[i].Name
+			name := item.Name
 			if name <= last {
 				return fmt.Errorf("%w: the listing of bucket %q goes back from %q to %q", storage.ErrInvalid, b.cfg.Bucket, last, name)
 			}
@@ -60,7 +53,7 @@ func (b *Bucket) list(ctx context.Context, prefix, startAfter string, yield func
 			if !ours || !strings.HasPrefix(key, prefix) || startAfter != "" && key <= startAfter || storage.CheckKey(key) != nil {
 				continue
 			}
-			o, err := page.Items[i].line(key)
+			o, err := line(key, item)
 			if err != nil {
 				return err
 			}
@@ -71,10 +64,11 @@ func (b *Bucket) list(ctx context.Context, prefix, startAfter string, yield func
 		if page.NextPageToken == "" {
 			return ctx.Err()
 		}
-		if page.NextPageToken == query.Get("pageToken") {
+		if page.NextPageToken == token {
 			return fmt.Errorf("the listing of bucket %q does not go on", b.cfg.Bucket)
 		}
-		query.Set("pageToken", page.NextPageToken)
+		token = page.NextPageToken
+		call.PageToken(token)
 	}
 }
 
@@ -121,7 +115,7 @@ func (b *Bucket) Delete(ctx context.Context, keys ...string) error {
 }
 
 func (b *Bucket) remove(ctx context.Context, key string) error {
-	err := b.exchange(ctx, request{method: http.MethodDelete, object: b.name(key)}, nil)
+	err := translate(b.objects.Delete(b.cfg.Bucket, b.name(key)).Context(ctx).Do())
 	if err = b.absent(ctx, err); errors.Is(err, storage.ErrNotExist) {
 		return nil
 	}

@@ -8,9 +8,10 @@ import (
 	"io"
 	"math"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
+	"time"
+
+	gs "google.golang.org/api/storage/v1"
 
 	"wal-e/internal/storage"
 )
@@ -36,20 +37,16 @@ func (b *Bucket) get(ctx context.Context, key string, offset, length int64) (io.
 		_, err := b.stat(ctx, key)
 		return http.NoBody, err
 	}
-	// Without this header Google unpacks what was stored as gzip.
-	r := request{
-		method: http.MethodGet, object: b.name(key), query: url.Values{"alt": {"media"}},
-		header: http.Header{"Accept-Encoding": {"gzip"}},
-	}
+	call := b.objects.Get(b.cfg.Bucket, b.name(key)).Context(ctx)
 	ranged := offset > 0 || length > 0
 	switch {
 	case length > 0 && length <= math.MaxInt64-offset:
-		r.header.Set("Range", fmt.Sprintf("bytes=%d-%d", offset, offset+length-1))
+		call.Header().Set("Range", fmt.Sprintf("bytes=%d-%d", offset, offset+length-1))
 	case ranged:
-		r.header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+		call.Header().Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
-	res, err := b.send(ctx, r)
-	if err != nil {
+	res, err := call.Download()
+	if err = translate(err); err != nil {
 		var e *statusError
 		if ranged && errors.As(err, &e) && e.status == http.StatusRequestedRangeNotSatisfiable {
 			return http.NoBody, nil // it begins behind the last byte
@@ -138,15 +135,12 @@ func (b *Bucket) stat(ctx context.Context, key string) (storage.Attributes, erro
 	if err := storage.CheckKey(key); err != nil {
 		return storage.Attributes{}, err
 	}
-	var o object
-	err := b.exchange(ctx, request{
-		method: http.MethodGet, object: b.name(key), query: url.Values{"fields": {"name,size,timeCreated,metadata"}},
-	}, &o)
-	if err != nil {
+	o, err := b.objects.Get(b.cfg.Bucket, b.name(key)).Fields("name", "size", "timeCreated", "metadata").Context(ctx).Do()
+	if err = translate(err); err != nil {
 		return storage.Attributes{}, b.absent(ctx, err)
 	}
-	line, err := o.line(key)
-	a := storage.Attributes{Object: line}
+	found, err := line(key, o)
+	a := storage.Attributes{Object: found}
 	if len(o.Metadata) > 0 {
 		a.Meta = o.Metadata
 	}
@@ -154,10 +148,10 @@ func (b *Bucket) stat(ctx context.Context, key string) (storage.Attributes, erro
 }
 
 // line returns what a listing says of an object.
-func (o *object) line(key string) (storage.Object, error) {
-	size, err := strconv.ParseInt(o.Size, 10, 64)
-	if err != nil || size < 0 || o.TimeCreated.IsZero() {
-		return storage.Object{}, fmt.Errorf("the server says of %s the size %q and the time %v", key, o.Size, o.TimeCreated)
+func line(key string, o *gs.Object) (storage.Object, error) {
+	created, err := time.Parse(time.RFC3339, o.TimeCreated)
+	if err != nil || o.Size > math.MaxInt64 {
+		return storage.Object{}, fmt.Errorf("the server says of %s the size %d and the time %q", key, o.Size, o.TimeCreated)
 	}
-	return storage.Object{Key: key, Size: size, ModTime: o.TimeCreated.UTC()}, nil
+	return storage.Object{Key: key, Size: int64(o.Size), ModTime: created.UTC()}, nil
 }
