@@ -52,13 +52,13 @@ test-swift: go ## run the tests against OpenStack Swift and Keystone
 
 .PHONY: test-wabs
 test-wabs: go ## run the tests against Azure Blob Storage (Azurite)
-	.ci/install-engines postgres azurite
+	.ci/install-engines postgres azurite toxiproxy
 	$(GO) test -count=1 -timeout 20m -run 'WABS|Storages/wabs' ./cmd/wal-e
 	$(GO) test -count=1 -timeout 20m ./internal/storage/azure
 
 .PHONY: test-gs
 test-gs: go ## run the tests against Google Cloud Storage (an emulator)
-	.ci/install-engines postgres gcs
+	.ci/install-engines postgres gcs toxiproxy
 	$(GO) test -count=1 -timeout 20m -run 'TestGS|Storages/gs' ./cmd/wal-e
 	$(GO) test -count=1 -timeout 20m ./internal/storage/gcs
 

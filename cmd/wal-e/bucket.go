@@ -22,6 +22,15 @@ type use struct {
 	reads    bool          // the archive must be there: an absent directory is not an empty archive
 }
 
+// idle is how long a server may be silent; 0 means as long as ever. Who waits for a
+// few seconds only must not spend more on one request.
+func (u use) idle() time.Duration {
+	if u.patience <= 0 || u.patience >= 30*time.Second {
+		return 0
+	}
+	return max(u.patience, 2*time.Second)
+}
+
 // openBucket opens the archive. Requests that fail for a reason that may pass
 // are sent again.
 func (s *session) openBucket(u use) (storage.Bucket, error) {
@@ -50,11 +59,11 @@ func (s *session) openStore(u use) (storage.Bucket, error) {
 	case "s3":
 		return s.openS3(u)
 	case "swift":
-		return s.openSwift()
+		return s.openSwift(u)
 	case "gs":
-		return s.openGS()
+		return s.openGS(u)
 	case "wabs":
-		return s.openWABS()
+		return s.openWABS(u)
 	}
 	panic("wal-e: a prefix has the scheme " + s.prefix.scheme) // parsePrefix lets no other pass
 }

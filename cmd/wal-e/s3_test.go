@@ -1,6 +1,8 @@
 package main_test
 
 import (
+	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +19,70 @@ func (a *archive) as(t *testing.T, s *enginetest.S3Server, policy string) *archi
 	other := *a
 	other.env = append(slices.Clone(a.env), "AWS_ACCESS_KEY_ID="+key, "AWS_SECRET_ACCESS_KEY="+secret, "AWS_SESSION_TOKEN="+token)
 	return &other
+}
+
+// A running wal-e is waited for later.
+type running struct {
+	what string
+	end  chan result
+}
+
+// started starts wal-e.
+func (a *archive) started(t *testing.T, c *pgtest.Cluster, args ...string) *running {
+	t.Helper()
+	cmd := a.command(t, c, args...)
+	r := &running{strings.Join(args, " "), make(chan result, 1)}
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = cmd.Wait() // its state says how it ended
+		r.end <- result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	}()
+	return r
+}
+
+// ended waits until it has.
+func (r *running) ended(t *testing.T) result {
+	t.Helper()
+	select {
+	case end := <-r.end:
+		return end
+	case <-time.After(5 * time.Minute):
+		t.Fatalf("wal-e %s doesn't end", r.what)
+		return result{}
+	}
+}
+
+func (r *running) succeeds(t *testing.T) {
+	t.Helper()
+	if end := r.ended(t); end.code != 0 {
+		t.Fatalf("wal-e %s: exit %d, want 0\n%s", r.what, end.code, end.stderr)
+	}
+}
+
+// waitFor waits for what a command does.
+func waitFor(t *testing.T, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("what was waited for doesn't come")
+		}
+	}
+}
+
+// holdsFile reports whether there is a file somewhere below dir.
+func holdsFile(dir string) (found bool) {
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			found = true
+			return filepath.SkipAll
+		}
+		return nil // what isn't there yet is looked for again
+	})
+	return found
 }
 
 // stored returns the names of all objects but probes.
@@ -65,63 +131,6 @@ func TestS3Policies(t *testing.T) {
 	restorer.verified(t, c)
 }
 
-// Whatever a network does, a command succeeds or says that it failed, and what
-// it stored is whole.
-func TestS3Faults(t *testing.T) {
-	t.Parallel()
-	s := enginetest.MinIO(t)
-	env := s3Env(t, s)
-	p := enginetest.Toxiproxy(t, s.Addr)
-	env["WALE_S3_ENDPOINT"] = "http+path://" + p.Addr
-	a := newStorageArchive(t, env)
-	c := a.start(t, pgtest.Options{DataChecksums: true})
-	c.Pgbench(t, "-i", "-q", "-s", "1")
-	for _, fault := range []struct {
-		kind, stream string
-		toxicity     float64
-		attributes   map[string]int
-	}{
-		{"latency", "downstream", 1, map[string]int{"latency": 30, "jitter": 30}},
-		{"reset_peer", "downstream", 0.3, map[string]int{"timeout": 20}},
-		{"limit_data", "downstream", 0.5, map[string]int{"bytes": 3000}}, // answers are lost, or cut
-		{"limit_data", "upstream", 0.3, map[string]int{"bytes": 1_000_000}},
-		{"bandwidth", "upstream", 1, map[string]int{"rate": 20_000}},
-	} {
-		t.Run(fault.kind+" "+fault.stream, func(t *testing.T) {
-			p.Add(t, fault.kind, fault.stream, fault.toxicity, fault.attributes)
-			c.Exec(t, "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 50 = 0")
-			a.push(t, c)
-			segment := c.SwitchWAL(t)
-			c.WaitArchived(t, segment)
-			a.roundTrip(t, c, segment)
-			a.must(t, c, "backup-fetch", target(t), "LATEST")
-			p.Clear(t)
-			a.verified(t, c)
-		})
-	}
-
-	t.Run("stalled", func(t *testing.T) {
-		p.Add(t, "timeout", "downstream", 1, map[string]int{"timeout": 0})
-		c.Exec(t, "CREATE TABLE more (i int)")
-		segment := c.SwitchWAL(t)
-		stuck := a.command(t, c, "wal-push", "pg_wal/"+segment)
-		stuck.Dir = c.Dir
-		stuck.Env = append(stuck.Env, "WALE_PUSH_TIMEOUT=2s")
-		if r := runCommand(t, stuck); r.code != 1 || !strings.Contains(r.stderr, segment) {
-			t.Errorf("wal-push to storage that doesn't answer: exit %d, want 1 and a word on %s\n%s", r.code, segment, r.stderr)
-		}
-		fetch := a.command(t, c, "wal-fetch", segment, target(t))
-		fetch.Dir = c.Dir
-		fetch.Env = append(fetch.Env, "WALE_FETCH_RETRY=1s")
-		if r := runCommand(t, fetch); r.code != 126 {
-			t.Errorf("wal-fetch from storage that doesn't answer: exit %d, want 126\n%s", r.code, r.stderr)
-		}
-		p.Clear(t)
-		c.WaitArchived(t, segment)
-		a.verified(t, c)
-	})
-}
-
 // One node of four may go at any moment and come back. With two gone nothing can
 // be written, and that is said in time.
 func TestS3NodesDie(t *testing.T) {
@@ -134,19 +143,12 @@ func TestS3NodesDie(t *testing.T) {
 	c.Exec(t, "CHECKPOINT")
 
 	// In the middle of a push: some pack is there, others are to come.
-	push := a.command(t, c, "backup-push", "--checkpoint", "fast", "--cluster-read-rate-limit", "15000000", c.Dir)
-	var stderr strings.Builder
-	push.Stderr = &stderr
-	if err := push.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for !slices.ContainsFunc(s.Objects(t, "archive"), func(name string) bool { return strings.HasSuffix(name, ".intent") }) {
-		time.Sleep(20 * time.Millisecond)
-	}
+	push := a.started(t, c, "backup-push", "--checkpoint", "fast", "--cluster-read-rate-limit", "15000000", c.Dir)
+	waitFor(t, func() bool {
+		return slices.ContainsFunc(s.Objects(t, "archive"), func(name string) bool { return strings.HasSuffix(name, ".intent") })
+	})
 	s.Nodes[3].Kill()
-	if err := push.Wait(); err != nil {
-		t.Fatalf("backup-push while a node died: %v\n%s", err, stderr.String())
-	}
+	push.succeeds(t)
 	c.Exec(t, "DELETE FROM noise WHERE i % 3 = 0")
 	want := c.Query(t, "SELECT count(*), md5(string_agg(n::text, ',' ORDER BY i)) FROM noise n")
 	second := a.push(t, c)
@@ -160,6 +162,32 @@ func TestS3NodesDie(t *testing.T) {
 		t.Errorf("restored rows are %s, want %s", got, want)
 	}
 
+	s.Restart(2)
+
+	// In the middle of a fetch: some file is there, others are to come.
+	fetched := target(t)
+	fetch := a.started(t, c, "backup-fetch", fetched, "LATEST")
+	waitFor(t, func() bool { return holdsFile(filepath.Join(fetched, "base")) })
+	s.Nodes[3].Kill()
+	fetch.succeeds(t)
+	s.Restart(3)
+
+	// In the middle of a collection: something is condemned, and not yet gone.
+	third := a.push(t, c)
+	collection := a.started(t, c, "delete", "--confirm", "retain", "1")
+	waitFor(t, func() bool {
+		return slices.ContainsFunc(s.Objects(t, "archive"), func(name string) bool { return strings.Contains(name, "/chunks_006/condemned/") })
+	})
+	s.Nodes[2].Kill()
+	collection.succeeds(t)
+	s.Restart(2)
+	if list := a.must(t, c, "backup-list").stdout; strings.Contains(list, second.Name) || !strings.Contains(list, third.Name) {
+		t.Errorf("backup-list after retain 1 printed\n%s\nwant only %s", list, third.Name)
+	}
+	a.nothingDead(t, c, nil)
+	a.verified(t, c)
+
+	s.Nodes[2].Kill()
 	s.Nodes[3].Kill()
 	segment := c.SwitchWAL(t)
 	stuck := a.command(t, c, "wal-push", "pg_wal/"+segment)

@@ -45,8 +45,10 @@ func gsComplaint(err error, p prefix) error {
 }
 
 // openGS opens a bucket. Names of the classic layout begin with a slash.
-func (s *session) openGS() (storage.Bucket, error) {
-	b, err := gcs.Open(s.gs)
+func (s *session) openGS(u use) (storage.Bucket, error) {
+	cfg := s.gs
+	cfg.Idle = u.idle()
+	b, err := gcs.Open(cfg)
 	if err != nil {
 		return nil, gsComplaint(err, s.prefix)
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"wal-e/compat"
 	"wal-e/internal/storage"
@@ -87,10 +86,7 @@ func isBulk(key string) bool {
 // openS3 opens a bucket. Names of the classic layout are those of ours.
 func (s *session) openS3(u use) (storage.Bucket, error) {
 	cfg := s.s3
-	if u.patience > 0 && u.patience < 30*time.Second {
-		// Who waits for a few seconds only must not spend more on one request.
-		cfg.Idle = max(u.patience, 2*time.Second)
-	}
+	cfg.Idle = u.idle()
 	b, err := s3.Open(cfg)
 	if err != nil {
 		if s.s3.Certificates != "" && !errors.Is(err, storage.ErrInvalid) {

@@ -96,8 +96,10 @@ func swiftComplaint(err error, p prefix) error {
 }
 
 // openSwift opens a container. Names of the classic layout begin with a slash.
-func (s *session) openSwift() (storage.Bucket, error) {
-	b, err := swift.Open(s.swift)
+func (s *session) openSwift(u use) (storage.Bucket, error) {
+	cfg := s.swift
+	cfg.Idle = u.idle()
+	b, err := swift.Open(cfg)
 	if err != nil {
 		return nil, swiftComplaint(err, s.prefix)
 	}

@@ -1,6 +1,8 @@
 package main_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -76,7 +78,57 @@ func TestSwiftNode(t *testing.T) {
 	}
 	a.push(t, c)
 	s.UpdateListings(t)
+
+	// In the middle of a fetch the other replicas have everything.
+	fetched := target(t)
+	fetch := a.started(t, c, "backup-fetch", fetched, "LATEST")
+	waitFor(t, func() bool { return holdsFile(filepath.Join(fetched, "base")) })
+	s.KillNode(1)
+	fetch.succeeds(t)
+	s.StartNode(1)
+	s.AwaitNode(t, 1)
+	s.UpdateListings(t)
+
 	a.must(t, c, "delete", "retain", "1", "--confirm", "--settle", "1s")
 	s.UpdateListings(t) // of the tombstones: a listing without them names backups that are gone
 	a.verified(t, c)
+}
+
+// A node dies in the middle of a collection, which may fail; the next one ends it,
+// and nothing is lost. Until Swift believes that the node is gone, that takes a
+// minute.
+func TestSoakSwiftNodeDiesInCollection(t *testing.T) {
+	if os.Getenv("WALE_SOAK") == "" {
+		t.Skip("takes minutes: make soak")
+	}
+	s := enginetest.Swift(t, 3)
+	s.CreateContainer(t, "archives", nil)
+	a := newStorageArchive(t, map[string]string{
+		"WALE_SWIFT_PREFIX": "swift://archives/main", "SWIFT_AUTH_VERSION": "1",
+		"SWIFT_AUTHURL": s.AuthURL, "SWIFT_USER": s.User, "SWIFT_PASSWORD": s.Password,
+	})
+	c := a.start(t, pgtest.Options{DataChecksums: true})
+	c.Pgbench(t, "-i", "-q", "-s", "1")
+	for node := range 3 {
+		a.push(t, c)
+		c.Exec(t, "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 50 = 0")
+		a.push(t, c)
+		s.UpdateListings(t)
+		collection := a.started(t, c, "delete", "retain", "1", "--confirm", "--settle", "1s")
+		before := len(s.Objects(t, "archives", "main/deleted_006/"))
+		waitFor(t, func() bool { return len(s.Objects(t, "archives", "main/deleted_006/")) > before })
+		s.KillNode(node)
+		r := collection.ended(t)
+		t.Logf("delete while node %d dies: exit %d\n%s", node, r.code, r.stderr)
+		if r.code != 0 && r.code != 1 {
+			t.Errorf("delete while node %d dies: exit %d, want 0 or 1", node, r.code)
+		}
+		s.StartNode(node)
+		s.AwaitNode(t, node)
+		s.UpdateListings(t)
+		a.verified(t, c)
+		a.must(t, c, "delete", "retain", "1", "--confirm", "--settle", "1s")
+		s.UpdateListings(t)
+		a.verified(t, c)
+	}
 }

@@ -55,8 +55,10 @@ func wabsComplaint(err error, p prefix) error {
 }
 
 // openWABS opens a container. Names of the classic layout are those of ours.
-func (s *session) openWABS() (storage.Bucket, error) {
-	b, err := azure.Open(s.wabs)
+func (s *session) openWABS(u use) (storage.Bucket, error) {
+	cfg := s.wabs
+	cfg.Idle = u.idle()
+	b, err := azure.Open(cfg)
 	if err != nil {
 		return nil, wabsComplaint(err, s.prefix)
 	}

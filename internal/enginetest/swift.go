@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/user"
@@ -237,6 +238,19 @@ func (s *SwiftServer) CreateContainer(t testing.TB, name string, headers map[str
 		h.Set(k, v)
 	}
 	request(t, http.MethodPut, url+"/"+name, h, nil)
+}
+
+// Objects returns the names in a container of User's account that begin with
+// prefix, as far as the listing that answers knows them.
+func (s *SwiftServer) Objects(t testing.TB, container, prefix string) []string {
+	t.Helper()
+	at, token := s.Token(t)
+	res := request(t, http.MethodGet, at+"/"+container+"?prefix="+url.QueryEscape(prefix), http.Header{"X-Auth-Token": {token}}, nil)
+	names, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(names))
 }
 
 // AuthV2 starts a server for auth v2, which Keystone has given up: it takes
