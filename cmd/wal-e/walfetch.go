@@ -26,11 +26,12 @@ It exits 1 only when the archive is proven not to hold the file, because that
 is where PostgreSQL ends recovery. Storage that can't be reached is tried again
 for WALE_FETCH_RETRY; see wal-e help exit-status for what follows then.
 
-In a data directory it also starts a process that fetches the segments that follow,
+For a server it also starts a process that fetches the segments that follow,
 into .wal-e/prefetch in the folder of WAL_DESTINATION: at most WALE_PREFETCH_BYTES,
 and only while the volume has room. From there they are moved when PostgreSQL asks
 for them, once they are verified again. What isn't wanted any more is removed by
-later calls.`,
+later calls. Whoever wants a file under its own name, as pg_rewind does, gets that
+file and nothing else.`,
 		Example: `  # postgresql.conf
   restore_command = 'WALE_ENVDIR=/etc/wal-e.d/env wal-e wal-fetch %f %p'`,
 		Args: arguments("WAL_SEGMENT", "WAL_DESTINATION"),
@@ -57,10 +58,18 @@ type fetch struct {
 	data  string       // the data directory; empty if there is none
 }
 
+// alone reports whether nothing may happen but that one file appears. A server wants
+// files as RECOVERYXLOG; pg_rewind wants them under their own names, and fails for good
+// when other files that it saw in the directory change meanwhile.
+func (f *fetch) alone() bool { return filepath.Base(f.dest) == f.name }
+
 // run fetches a file and writes the records that classic WAL-E does.
 func (f *fetch) run(ctx context.Context) error {
 	cfg := wal.Config{Log: f.log}
 	ahead := wal.Ahead{Base: filepath.Dir(f.dest), Archive: f.prefix.String(), Segments: f.prefetch, Bytes: f.prefetchBytes}
+	if f.alone() {
+		ahead.Segments = 0
+	}
 	key := ""
 	// Without a pg_control it is Fetch that finds out, or fails.
 	if c, dir := findControl(ctx, ".", filepath.Join(filepath.Dir(f.dest), "..")); c != nil {
@@ -122,7 +131,7 @@ func (f *fetch) fromArchive(ctx context.Context, cfg wal.Config) (wal.Fetched, e
 
 // fetchAhead starts the process that fetches ahead, if it is time to.
 func (f *fetch) fetchAhead(ctx context.Context, ahead wal.Ahead, cfg wal.Config) {
-	if !ahead.Wanted(cfg, f.name) {
+	if f.alone() || !ahead.Wanted(cfg, f.name) {
 		return
 	}
 	if err := f.start(); err != nil {
