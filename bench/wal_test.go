@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,8 +30,9 @@ const (
 
 // BenchmarkWAL pushes and fetches the segments that pgbench wrote with wal-e and
 // with pgbackrest, one process at a time as PostgreSQL does it, with and without
-// what each does in the background. It prints a line per measurement: the median
-// of the rounds, which are interleaved.
+// what each does in the background, in a directory and in S3 that answers 20 ms
+// late. It prints a line per measurement: the median of the rounds, which are
+// interleaved.
 func BenchmarkWAL(b *testing.B) {
 	if _, err := exec.LookPath("pgbackrest"); err != nil {
 		b.Fatal("no pgbackrest to compare with; run: apt-get install pgbackrest")
@@ -41,8 +44,9 @@ func BenchmarkWAL(b *testing.B) {
 	w := newWALBench(b)
 	var lines []string
 	results := make(map[string][]sample)
+	measurements := slices.Concat(w.measurements(w.inFiles(b)), w.measurements(w.inS3(b)))
 	for range walRounds {
-		for _, m := range w.measurements() {
+		for _, m := range measurements {
 			if _, ok := results[m.name]; !ok {
 				lines = append(lines, m.name)
 			}
@@ -51,14 +55,14 @@ func BenchmarkWAL(b *testing.B) {
 	}
 	for b.Loop() { // what there is to repeat is above
 	}
-	b.Logf("%-28s %10s %10s %10s", "", "ms/segment", "cpu ms", "peak MB")
+	b.Logf("%-30s %10s %10s %10s", "", "ms/segment", "cpu ms", "peak MB")
 	for _, name := range lines {
 		list := results[name]
 		median := func(value func(sample) float64) float64 {
 			slices.SortFunc(list, func(x, y sample) int { return cmp.Compare(value(x), value(y)) })
 			return value(list[len(list)/2])
 		}
-		b.Logf("%-28s %10.1f %10.1f %10.1f", name,
+		b.Logf("%-30s %10.1f %10.1f %10.1f", name,
 			median(func(s sample) float64 { return s.wall.Seconds() * 1e3 / walSegments }),
 			median(func(s sample) float64 { return s.cpu.Seconds() * 1e3 / walSegments }),
 			median(func(s sample) float64 { return float64(s.rss) / 1024 }))
@@ -72,15 +76,11 @@ type sample struct {
 }
 
 type walBench struct {
-	dir     string // of everything
-	data    string // the cluster; pg_wal holds the segments
-	names   []string
-	walE    string
-	env     []string
-	conf    string // of pgbackrest
-	archive string
-	repo    string
-	spool   string
+	dir   string // of everything
+	data  string // the cluster; pg_wal holds the segments
+	names []string
+	walE  string
+	spool string // of pgbackrest
 }
 
 // newWALBench makes a stopped cluster with segments of real WAL.
@@ -104,17 +104,7 @@ func newWALBench(b *testing.B) *walBench {
 	pgtest.CopyDir(b, c.Dir, w.data)
 	w.fill(b, kept)
 
-	w.archive, w.repo, w.spool = filepath.Join(w.dir, "archive"), filepath.Join(w.dir, "repo"), filepath.Join(w.dir, "spool")
-	w.env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=/tmp", "WALE_FILE_PREFIX=file://localhost" + w.archive,
-		"WALE_STATE_DIR=" + filepath.Join(w.dir, "state"), "WALE_LOG_DESTINATION=stderr",
-	}
-	w.conf = filepath.Join(w.dir, "pgbackrest.conf")
-	text := fmt.Sprintf("[global]\nrepo1-path=%s\nspool-path=%s\nlock-path=%s\nlog-level-console=error\nlog-level-file=off\n"+
-		"compress-type=zst\ncompress-level=1\nprocess-max=4\n[x]\npg1-path=%s\n", w.repo, w.spool, filepath.Join(w.dir, "lock"), w.data)
-	if err := os.WriteFile(w.conf, []byte(text), 0o644); err != nil {
-		b.Fatal(err)
-	}
+	w.spool = filepath.Join(w.dir, "spool")
 	return w
 }
 
@@ -165,7 +155,6 @@ func (w *walBench) own(b *testing.B, path string) {
 
 func (w *walBench) must(b *testing.B, cmd *exec.Cmd) {
 	b.Helper()
-	cmd.Env = w.env
 	if len(cmd.Env) == 0 {
 		cmd.Env = os.Environ()
 	}
@@ -177,41 +166,49 @@ func (w *walBench) must(b *testing.B, cmd *exec.Cmd) {
 // A measurement handles all segments with one program.
 type measurement struct {
 	name    string
+	at      *place
+	walE    bool
 	fetch   bool
-	pooled  bool // more is done in the background, or beside the segment asked for
-	command func(arg ...string) []string
+	options []string
 }
 
-func (w *walBench) measurements() []measurement {
-	walE := func(options ...string) func(...string) []string {
-		return func(arg ...string) []string {
-			sub := map[int]string{1: "wal-push", 2: "wal-fetch"}[len(arg)]
-			return append(append([]string{w.walE, "--terse", sub}, options...), arg...)
-		}
-	}
-	rest := func(option string) func(...string) []string {
-		return func(arg ...string) []string {
-			sub := map[int]string{1: "archive-push", 2: "archive-get"}[len(arg)]
-			return append([]string{"pgbackrest", "--config=" + w.conf, "--stanza=x", option, sub}, arg...)
-		}
-	}
+func (w *walBench) measurements(at *place) []measurement {
 	return []measurement{
-		{"push wal-e", false, false, walE("-p1")},
-		{"push pgbackrest", false, false, rest("--no-archive-async")},
-		{"push wal-e pooled", false, true, walE()},
-		{"push pgbackrest async", false, true, rest("--archive-async")},
-		{"fetch wal-e", true, false, walE("-p0")},
-		{"fetch pgbackrest", true, false, rest("--no-archive-async")},
-		{"fetch wal-e prefetch", true, true, walE()},
-		{"fetch pgbackrest async", true, true, rest("--archive-async")},
+		{"push wal-e" + at.name, at, true, false, []string{"-p1"}},
+		{"push pgbackrest" + at.name, at, false, false, []string{"--no-archive-async"}},
+		{"push wal-e pooled" + at.name, at, true, false, nil},
+		{"push pgbackrest async" + at.name, at, false, false, []string{"--archive-async"}},
+		{"fetch wal-e" + at.name, at, true, true, []string{"-p0"}},
+		{"fetch pgbackrest" + at.name, at, false, true, []string{"--no-archive-async"}},
+		{"fetch wal-e prefetch" + at.name, at, true, true, nil},
+		{"fetch pgbackrest async" + at.name, at, false, true, []string{"--archive-async"}},
 	}
+}
+
+// command is that of a measurement for a segment, as PostgreSQL starts it.
+func (w *walBench) command(m measurement, name string) *exec.Cmd {
+	args := []string{"pgbackrest", "--config=" + m.at.conf, "--stanza=x"}
+	sub := map[bool]string{false: "archive-push", true: "archive-get"}
+	if m.walE {
+		args = []string{w.walE, "--terse"}
+		sub = map[bool]string{false: "wal-push", true: "wal-fetch"}
+	}
+	args = append(append(args, sub[m.fetch]), m.options...)
+	if m.fetch {
+		args = append(args, name, "pg_wal/RECOVERYXLOG")
+	} else {
+		args = append(args, filepath.Join("pg_wal", name))
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir, cmd.Env = w.data, m.at.env
+	return cmd
 }
 
 // run measures, from archives that hold nothing, or all that was pushed.
 func (w *walBench) run(b *testing.B, m measurement) sample {
 	b.Helper()
 	if !m.fetch {
-		w.reset(b, strings.Contains(m.name, "wal-e"))
+		w.reset(b, m)
 	}
 	for _, path := range []string{w.spool, filepath.Join(w.data, "pg_wal/.wal-e")} {
 		if err := os.RemoveAll(path); err != nil {
@@ -225,44 +222,83 @@ func (w *walBench) run(b *testing.B, m measurement) sample {
 		b.Fatal(err)
 	}
 	var s sample
-	began := time.Now()
+	before := children(b) // servers
 	for _, name := range w.names {
 		status := filepath.Join(w.data, "pg_wal/archive_status", name)
-		arg := []string{filepath.Join("pg_wal", name)}
-		if m.fetch {
-			arg = []string{name, "pg_wal/RECOVERYXLOG"}
-		} else if _, err := os.Stat(status + ".ready"); err != nil {
+		if _, err := os.Stat(status + ".ready"); err != nil && !m.fetch {
 			continue // done beside another, as PostgreSQL's archiver sees it
 		}
-		args := m.command(arg...)
-		cmd := exec.Command(args[0], args[1:]...)
-		cmd.Dir, cmd.Env = w.data, w.env
+		cmd := w.command(m, name)
 		out := new(strings.Builder)
 		cmd.Stderr = out
+		began := time.Now()
 		if err := pgtest.RunAs(b, cmd).Run(); err != nil {
-			b.Fatalf("%v: %v\n%s", args, err, out)
+			b.Fatalf("%v: %v\n%s", cmd.Args, err, out)
 		}
+		s.wall += time.Since(began)
 		if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 			s.add(u)
 		}
-		if !m.fetch {
-			if err := os.Rename(status+".ready", status+".done"); err != nil {
-				b.Fatal(err)
-			}
-		} else if err := sameFile(filepath.Join(w.data, "pg_wal", name), filepath.Join(w.data, "pg_wal/RECOVERYXLOG")); err != nil {
-			b.Fatalf("%v: %v", args, err)
+		if err := w.taken(m, name); err != nil {
+			b.Fatalf("%v: %v", cmd.Args, err)
 		}
 	}
-	s.wall = time.Since(began)
 	// What works in the background ends by itself, and counts.
 	for {
-		var u syscall.Rusage
-		if _, err := syscall.Wait4(-1, nil, 0, &u); err == syscall.ECHILD {
+		var ours []int
+		for _, pid := range children(b) {
+			if !slices.Contains(before, pid) {
+				ours = append(ours, pid)
+			}
+		}
+		if len(ours) == 0 {
 			return s
-		} else if err == nil {
-			s.add(&u)
+		}
+		for _, pid := range ours {
+			var u syscall.Rusage
+			if _, err := syscall.Wait4(pid, nil, 0, &u); err == nil {
+				s.add(&u)
+			}
 		}
 	}
+}
+
+// children returns those of this process, orphans of others included.
+func children(b *testing.B) []int {
+	b.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var pids []int
+	for _, path := range stats {
+		line, _ := os.ReadFile(path) // it may be gone
+		// The name, which may hold anything, is in parentheses; the parent is second behind it.
+		fields := strings.Fields(string(line[bytes.LastIndexByte(line, ')')+1:]))
+		if len(fields) < 2 || fields[1] != strconv.Itoa(os.Getpid()) {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.Split(path, "/")[2])
+		if err != nil {
+			b.Fatalf("%s: %v", path, err)
+		}
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+// taken does what PostgreSQL does with a segment that was pushed or fetched, as far
+// as it matters here: it never finds the last one when it fetches.
+func (w *walBench) taken(m measurement, name string) error {
+	if !m.fetch {
+		status := filepath.Join(w.data, "pg_wal/archive_status", name)
+		return os.Rename(status+".ready", status+".done")
+	}
+	fetched := filepath.Join(w.data, "pg_wal/RECOVERYXLOG")
+	if err := sameFile(filepath.Join(w.data, "pg_wal", name), fetched); err != nil {
+		return err
+	}
+	return os.Remove(fetched)
 }
 
 func (s *sample) add(u *syscall.Rusage) {
@@ -295,21 +331,19 @@ func sameFile(want, got string) error {
 
 // reset empties an archive and makes all segments ready. What the first push of all
 // does isn't measured.
-func (w *walBench) reset(b *testing.B, walE bool) {
+func (w *walBench) reset(b *testing.B, m measurement) {
 	b.Helper()
-	paths := []string{w.repo}
-	prepare := exec.Command("pgbackrest", "--config="+w.conf, "--stanza=x", "--no-online", "stanza-create")
-	if walE {
-		paths = []string{w.archive, filepath.Join(w.dir, "state")}
+	m.at.empty(b, m.walE)
+	if err := os.RemoveAll(filepath.Join(w.dir, "state")); err != nil {
+		b.Fatal(err)
+	}
+	prepare := exec.Command("pgbackrest", "--config="+m.at.conf, "--stanza=x", "--no-online", "stanza-create")
+	if m.walE {
 		w.write(b, filepath.Join(w.data, "pg_wal/00000001.history"), []byte("x"))
 		prepare = exec.Command(w.walE, "--terse", "wal-push", "-p1", "pg_wal/00000001.history")
 		prepare.Dir = w.data
 	}
-	for _, path := range paths {
-		if err := os.RemoveAll(path); err != nil {
-			b.Fatal(err)
-		}
-	}
+	prepare.Env = m.at.env
 	w.must(b, prepare)
 	status := filepath.Join(w.data, "pg_wal/archive_status")
 	err := filepath.WalkDir(status, func(path string, d fs.DirEntry, err error) error {
