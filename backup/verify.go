@@ -127,7 +127,7 @@ var ErrProblems = errors.New("verification found problems")
 //
 // Problems are collected in the report, and the error then wraps ErrProblems.
 // Any other error means that the verification couldn't be finished, and that
-// the report says less than all.
+// the report says less than all. A backup that is deleted meanwhile is none.
 //
 // Memory grows with the number of packs, backups and bad objects, not with the
 // number of chunks or files: those are looked up in an index in TempDir.
@@ -138,7 +138,9 @@ func Verify(ctx context.Context, cfg VerifyConfig) (report *VerifyReport, err er
 		return nil, err
 	}
 	v := &verifier{cfg: cfg, query: q, report: &VerifyReport{}, problems: newProblems(), warnings: newProblems()}
-	err = v.run(ctx)
+	if err = v.run(ctx); err == nil {
+		err = v.forgetDeleted(ctx)
+	}
 	v.report.Problems, v.report.Warnings = v.problems.list(), v.warnings.list()
 	v.settle()
 	if err == nil && len(v.report.Problems) > 0 {

@@ -383,6 +383,46 @@ func TestVerifyManifestTotals(t *testing.T) {
 	}
 }
 
+// What goes with a backup that is deleted while it is verified is no damage to it,
+// but is to those that stay.
+func TestVerifyBesideDelete(t *testing.T) {
+	t.Parallel()
+	c := newFakeCluster(t)
+	deleted := c.push(t, t.TempDir(), nil)
+	stays := c.push(t, t.TempDir(), nil)
+	first := true
+	r := c.verify(t, VerifyConfig{
+		MissingWAL: func(ctx context.Context, _ string, names []string) ([]string, error) {
+			if first {
+				if err := chunkstore.CreateTombstone(ctx, c.bucket, deleted, chunkstore.Tombstone{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			first = false
+			return names, nil
+		},
+	})
+	if len(r.Problems) == 0 {
+		t.Errorf("no problems, want those of %s", stays)
+	}
+	for _, p := range r.Problems {
+		if !slices.Equal(p.Backups, []string{stays.String()}) {
+			t.Errorf("problem %+v, want those of %s alone", p, stays)
+		}
+	}
+	if len(r.Backups) != 1 || r.Backups[0].Run != stays.Run || r.Backups[0].OK {
+		t.Errorf("backups = %+v, want %s, damaged", r.Backups, stays)
+	}
+	r = c.verify(t, VerifyConfig{
+		MissingWAL: func(ctx context.Context, _ string, names []string) ([]string, error) {
+			return names, chunkstore.CreateTombstone(ctx, c.bucket, stays, chunkstore.Tombstone{})
+		},
+	})
+	if len(r.Problems) != 0 || len(r.Backups) != 0 {
+		t.Errorf("problems = %+v, backups %+v, want none: all were deleted", r.Problems, r.Backups)
+	}
+}
+
 func TestVerifyWAL(t *testing.T) {
 	t.Parallel()
 	c := newFakeCluster(t)
