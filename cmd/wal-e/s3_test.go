@@ -85,50 +85,12 @@ func holdsFile(dir string) (found bool) {
 	return found
 }
 
-// stored returns the names of all objects but probes.
-func storedInS3(t *testing.T, s *enginetest.S3Server) []string {
-	t.Helper()
-	return slices.DeleteFunc(s.Objects(t, "archive"), func(name string) bool { return strings.Contains(name, "/probe_006/") })
-}
-
 // The policies that check prints are enough for each role, and no more.
 func TestS3Policies(t *testing.T) {
 	t.Parallel()
 	s := enginetest.MinIO(t)
 	all := newStorageArchive(t, s3Env(t, s))
-	policy := func(role string) string { return all.must(t, nil, "check", "--policy", role).stdout }
-	host, collector, restorer := all.as(t, s, policy("database-host")), all.as(t, s, policy("collector")), all.as(t, s, policy("restorer"))
-
-	c := host.start(t, pgtest.Options{DataChecksums: true})
-	c.Pgbench(t, "-i", "-q", "-s", "1")
-	first := host.push(t, c)
-	host.push(t, c)
-	want := c.Query(t, accounts)
-	segment := c.SwitchWAL(t)
-	c.WaitArchived(t, segment)
-	host.roundTrip(t, c, segment)
-	host.must(t, c, "backup-fetch", target(t), first.Name)
-
-	before := storedInS3(t, s)
-	host.fails(t, c, 1, []string{"s3:", "archive", "permission denied"}, "delete", "--confirm", "retain", "1")
-	host.fails(t, c, 1, []string{"s3:", "archive", "permission denied"}, "delete", "--confirm", "everything")
-	if after := storedInS3(t, s); !slices.Equal(after, before) {
-		t.Errorf("a delete without rights changed the archive:\nbefore %q\nafter %q", before, after)
-	}
-
-	restorer.fails(t, c, 1, []string{"s3:PutObject", "archive"}, "backup-push", "--checkpoint", "fast", c.Dir)
-	dir := target(t)
-	restorer.must(t, c, "backup-fetch", "--recover", dir, "LATEST")
-	if got := restorer.adopt(t, dir).Query(t, accounts); got != want {
-		t.Errorf("accounts restored with the restorer's rights are %s, want %s", got, want)
-	}
-
-	collector.must(t, c, "delete", "--confirm", "retain", "1")
-	if list := collector.must(t, c, "backup-list").stdout; strings.Contains(list, first.Name) {
-		t.Errorf("backup-list after retain 1 printed\n%s", list)
-	}
-	collector.nothingDead(t, c, nil)
-	restorer.verified(t, c)
+	testPolicies(t, all, "s3:", func(policy string) *archive { return all.as(t, s, policy) }, func() []string { return s.Objects(t, "archive") })
 }
 
 // One node of four may go at any moment and come back. With two gone nothing can

@@ -259,6 +259,13 @@ func TestPolicyOfEachStore(t *testing.T) {
 			}
 		}
 	}
+	// Names of classic objects begin with a slash in Google Storage.
+	text, err := checkup.Policy(checkup.DatabaseHost, checkup.Place{Scheme: "gs", Store: "the-store", Path: "the/path"})
+	for _, want := range []string{"objects//the/path/wal_005/", "objects/the/path/wal_006/"} {
+		if err != nil || !strings.Contains(text, want) {
+			t.Errorf("policy of Google Storage lacks %q: %s%v", want, text, err)
+		}
+	}
 	if _, err := checkup.Policy("owner", checkup.Place{Scheme: "s3"}); err == nil {
 		t.Error("there is no role owner")
 	}

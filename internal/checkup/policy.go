@@ -135,7 +135,7 @@ func wabsPolicy(role Role, p Place) string {
 	return fmt.Sprintf(`# A token for WABS_SAS_TOKEN; its rights hold for the whole container.
 # r read, l list, c create what doesn't exist, d delete.
 az storage container generate-sas --account-name ACCOUNT --name %s \
-  --permissions %s --https-only --expiry 2027-01-01T00:00Z --output tsv
+  --permissions %s --https-only --expiry "$(date -u -d '+1 year' +%%Y-%%m-%%dT%%H:%%MZ)" --output tsv
 `, p.Store, permissions)
 }
 
@@ -147,7 +147,11 @@ func gsPolicy(role Role, p Place) string {
 	grant := func(name string, folders []string) {
 		var conditions []string
 		for _, f := range folders {
-			conditions = append(conditions, fmt.Sprintf(`resource.name.startsWith("projects/_/buckets/%s/objects/%s")`, p.Store, p.under(f)))
+			name := p.under(f)
+			if strings.HasSuffix(f, "_005/") {
+				name = "/" + name // as classic WAL-E names objects there
+			}
+			conditions = append(conditions, fmt.Sprintf(`resource.name.startsWith("projects/_/buckets/%s/objects/%s")`, p.Store, name))
 		}
 		fmt.Fprintf(&b, "gcloud storage buckets add-iam-policy-binding gs://%s --member=serviceAccount:ACCOUNT \\\n  --role=%s", p.Store, name)
 		if len(conditions) > 0 {

@@ -48,6 +48,26 @@ func (s *AzuriteServer) credential(t testing.TB) *container.SharedKeyCredential 
 	return cred
 }
 
+// Objects returns the names of all blobs in a container, in order.
+func (s *AzuriteServer) Objects(t testing.TB, name string) []string {
+	t.Helper()
+	c, err := container.NewClientWithSharedKeyCredential(s.URL+"/"+name, s.credential(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for pager := c.NewListBlobsFlatPager(nil); pager.More(); {
+		page, err := pager.NextPage(t.Context())
+		if err != nil {
+			t.Fatalf("list container %s: %v", name, err)
+		}
+		for _, b := range page.Segment.BlobItems {
+			names = append(names, *b.Name)
+		}
+	}
+	return names
+}
+
 // CreateContainer creates a container.
 func (s *AzuriteServer) CreateContainer(t testing.TB, name string) {
 	t.Helper()

@@ -47,3 +47,18 @@ func (s *GCSServer) CreateBucket(t testing.TB, name string) {
 		t.Fatalf("create bucket %s: %s", name, res.Status)
 	}
 }
+
+// Objects returns the names of all objects in a bucket, in order.
+func (s *GCSServer) Objects(t testing.TB, bucket string) []string {
+	t.Helper()
+	res := request(t, http.MethodGet, s.URL+"/storage/v1/b/"+bucket+"/o?fields=items(name)", nil, nil)
+	var page struct{ Items []struct{ Name string } }
+	if err := json.NewDecoder(res.Body).Decode(&page); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, o := range page.Items {
+		names = append(names, o.Name)
+	}
+	return names
+}

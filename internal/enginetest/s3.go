@@ -80,10 +80,14 @@ func (s *S3Server) Session(t testing.TB, policy string) (accessKey, secretKey, t
 	if policy != "" {
 		in.Policy = &policy
 	}
-	out, err := client.AssumeRole(t.Context(), in)
-	if err != nil {
-		t.Fatalf("session on %s: %v", s.Addr, err)
-	}
+	var out *sts.AssumeRoleOutput
+	wait(t, "sessions on "+s.Addr, func(ctx context.Context) (err error) { // MinIO is up before they are
+		out, err = client.AssumeRole(ctx, in)
+		if err != nil && !strings.Contains(err.Error(), "not initialized") {
+			t.Fatalf("session on %s: %v", s.Addr, err)
+		}
+		return err
+	})
 	return *out.Credentials.AccessKeyId, *out.Credentials.SecretAccessKey, *out.Credentials.SessionToken
 }
 

@@ -53,7 +53,7 @@ func Swift(t testing.TB, replicas int) *SwiftServer {
 	t.Helper()
 	s := startSwift(t, replicas, freePort(t), "")
 	s.AuthURL = s.URL + "/auth/v1.0"
-	s.User, s.Reader, s.Password = "test:tester", "test:reader", "testing"
+	s.User, s.Reader, s.Password = "test:tester", "test:reader", swiftPassword
 	s.StorageURL, _ = s.Token(t)
 	return s
 }
@@ -325,6 +325,12 @@ var swiftTemplate string
 
 //go:embed testdata/rings.py
 var swiftRings string
+
+// swiftPassword is found by whoever looks for it in what a program prints.
+const swiftPassword = "swift-password-0123456789"
+
+// Password is that of all users of TempAuth.
+func (swiftConfig) Password() string { return swiftPassword }
 
 // swiftConfig is what the files of a Swift are made of.
 type swiftConfig struct {

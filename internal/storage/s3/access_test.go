@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -16,7 +15,6 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,30 +95,13 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// fakeIMDS is the metadata service of an instance, version 2. It hands out sets
-// of credentials one after the other, of which each but the last is about to
-// expire.
+// fakeIMDS is the metadata service of an instance. It hands out sets of credentials
+// one after the other, of which each but the last is about to expire.
 func fakeIMDS(t *testing.T, sets [][3]string, life time.Duration) (url string, asked func() int) {
 	t.Helper()
 	var mu sync.Mutex
 	n := 0
-	h := http.NewServeMux()
-	h.HandleFunc("PUT /latest/api/token", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "21600")
-		_, _ = io.WriteString(w, "imds-token")
-	})
-	guarded := func(f http.HandlerFunc) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			if r.Header.Get("X-Aws-Ec2-Metadata-Token") != "imds-token" {
-				w.WriteHeader(http.StatusUnauthorized)
-				return
-			}
-			f(w, r)
-		}
-	}
-	const path = "/latest/meta-data/iam/security-credentials/"
-	h.HandleFunc("GET "+path, guarded(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "role") }))
-	h.HandleFunc("GET "+path+"role", guarded(func(w http.ResponseWriter, _ *http.Request) {
+	url = enginetest.IMDS(t, func() enginetest.Credentials {
 		mu.Lock()
 		defer mu.Unlock()
 		set := sets[min(n, len(sets)-1)]
@@ -128,14 +109,9 @@ func fakeIMDS(t *testing.T, sets [][3]string, life time.Duration) (url string, a
 		if n++; n >= len(sets) {
 			expires = time.Now().Add(time.Hour)
 		}
-		_ = json.NewEncoder(w).Encode(map[string]string{
-			"Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": set[0], "SecretAccessKey": set[1], "Token": set[2],
-			"Expiration": expires.UTC().Format(time.RFC3339),
-		})
-	}))
-	s := httptest.NewServer(h)
-	t.Cleanup(s.Close)
-	return s.URL, func() int { mu.Lock(); defer mu.Unlock(); return n }
+		return enginetest.Credentials{AccessKey: set[0], SecretKey: set[1], Token: set[2], Expires: expires}
+	})
+	return url, func() int { mu.Lock(); defer mu.Unlock(); return n }
 }
 
 // Credentials of an instance are renewed before they expire, and when the server
