@@ -18,7 +18,10 @@ import (
 // short request. An absent object gives storage.ErrNotExist, a header that is
 // wrong a *DamagedError. Of an encrypted object the fingerprint is keyed.
 func ReadIdentity(ctx context.Context, b storage.Bucket, key string) (Identity, error) {
-	return withBody(ctx, b, key, sealedHeaderSize, func(r io.Reader) (Identity, error) { return readHead(bufio.NewReader(r)) })
+	return withBody(ctx, b, key, sealedHeaderSize, func(r io.Reader) (Identity, error) {
+		id, _, err := readHead(bufio.NewReader(r))
+		return id, err
+	})
 }
 
 // Verify reads a stored file and proves that it is what its identity and its name

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/rand"
 	"crypto/subtle"
 	"encoding/binary"
 	"encoding/hex"
@@ -25,16 +26,18 @@ import (
 // that OpenPGP's readers pass over (tag 61), with the identity:
 //
 //	 0  1  FD, a packet of tag 61
-//	 1  1  bytes that follow, 76
+//	 1  1  bytes that follow, 156
 //	 2  8  "WALEWALS"
 //	10  8  system identifier
 //	18  8  bytes of the file
 //	26 16  epoch whose key made the fingerprint
 //	42 32  BLAKE3 keyed_hash(key of the epoch, bytes 10 to 25 || BLAKE3-256 of the file || name)
-//	74  4  CRC-32C of bytes 2 to 73
+//	74 80  the key of the message, sealed to the epoch; associated data are bytes 2 to 73
+//	154 4  CRC-32C of bytes 2 to 153
 //
 // Whoever has the epoch's key can tell whether a file is the stored one without
-// a private key, and whoever hasn't can't try out files.
+// a private key, and whoever hasn't can't try out files. Whoever has opened the
+// epoch once opens all its messages without another operation of a private key.
 //
 // A timeline's history has another such packet after the first, so that hosts
 // with the epoch's keys can read it, and tell that one of them wrote it:
@@ -44,9 +47,11 @@ import (
 //	 6  8  "WALEHIST"
 //	14 12  nonce, random
 //	26     the file, sealed with AES-256-GCM under the epoch's history key;
-//	       associated data are the 78 bytes of the first packet
+//	       associated data are bytes 2 to 73 of the first packet
 const (
-	sealedHeaderSize = 78
+	sealedHeaderSize = 158
+	sealedKeyAt      = 74
+	sealedSumAt      = 154
 	sealedMagic      = "WALEWALS"
 	sealedTag        = 0xFD
 
@@ -59,24 +64,36 @@ const (
 // a key is zero.
 type Epoch [16]byte
 
-// A FingerprintKey makes keyed fingerprints, and seals timeline histories.
-type FingerprintKey struct {
-	Epoch   Epoch
-	Key     [32]byte
-	History [32]byte
+// EpochKeys are what is known of an epoch: its keyed fingerprints, and how
+// timeline histories and the keys of messages are sealed.
+type EpochKeys struct {
+	Epoch       Epoch
+	Fingerprint [32]byte
+	History     [32]byte
+	// SealKey seals the key of a message to the epoch, with header as associated
+	// data; OpenKey opens it. Without the private key it may be nil.
+	SealKey func(header []byte, key [32]byte) ([]byte, error)
+	OpenKey func(header, sealed []byte) ([32]byte, error)
 }
 
 // A Cipher encrypts and decrypts objects. Functions that aren't needed may be
 // nil: then what needs them fails.
 type Cipher struct {
-	// Encrypt returns a writer of text; closing it completes the message in w.
-	Encrypt func(w io.Writer) (io.WriteCloser, error)
+	// Encrypt returns a writer of text; closing it completes the message in w,
+	// whose key is key.
+	Encrypt func(w io.Writer, key [32]byte) (io.WriteCloser, error)
 	// Decrypt returns the text of a message. It ends with an error unless the
 	// message is what was written.
 	Decrypt func(ctx context.Context, message io.Reader) (io.ReadCloser, error)
+	// Open returns the keys of an epoch with its private key, as often as it is
+	// asked, for one operation. When it fails Decrypt is asked; it may be nil, if
+	// there are so few messages that it isn't worth its requests. DecryptWith
+	// goes with it.
+	Open        func(ctx context.Context, epoch Epoch) (*EpochKeys, error)
+	DecryptWith func(ctx context.Context, key [32]byte, message io.Reader) (io.ReadCloser, error)
 	// Keys are those of all epochs that are known here. New objects have
 	// fingerprints of the last.
-	Keys []FingerprintKey
+	Keys []EpochKeys
 	// Only refuses what none of Keys proves: plain objects, and encrypted ones
 	// of other epochs, which anybody can have made who can write to the archive.
 	Only bool
@@ -107,13 +124,13 @@ var ErrNoEpochKey = errors.New("the dedup key of the object's epoch isn't on thi
 var ErrBadMessage = errors.New("message is damaged")
 
 // key returns the keys of an epoch.
-func (c *Cipher) key(epoch Epoch) (FingerprintKey, error) {
+func (c *Cipher) key(epoch Epoch) (EpochKeys, error) {
 	for _, k := range c.Keys {
 		if k.Epoch == epoch {
 			return k, nil
 		}
 	}
-	return FingerprintKey{}, fmt.Errorf("epoch %s: %w", hex.EncodeToString(epoch[:]), ErrNoEpochKey)
+	return EpochKeys{}, fmt.Errorf("epoch %s: %w", hex.EncodeToString(epoch[:]), ErrNoEpochKey)
 }
 
 // keyed returns the identity with the keyed fingerprint of an epoch.
@@ -127,8 +144,8 @@ func (c *Cipher) keyed(id Identity, name string, epoch Epoch) (Identity, error) 
 
 // identity returns that of a file of that name with a keyed fingerprint. The
 // name is in it so that an object isn't taken for another's.
-func (k FingerprintKey) identity(id Identity, name string) Identity {
-	h, err := blake3.NewKeyed(k.Key[:])
+func (k EpochKeys) identity(id Identity, name string) Identity {
+	h, err := blake3.NewKeyed(k.Fingerprint[:])
 	if err != nil {
 		panic("wal: internal error: " + err.Error()) // the key has 32 bytes
 	}
@@ -143,23 +160,38 @@ func (k FingerprintKey) identity(id Identity, name string) Identity {
 	return id
 }
 
-// sealedHeader returns the packet of an identity with a keyed fingerprint.
-func (id Identity) sealedHeader() []byte {
+// A sealedHeader is the packet before a message.
+type sealedHeader [sealedHeaderSize]byte
+
+// header returns the packet of an identity with a keyed fingerprint, before a
+// message of that key.
+func (k EpochKeys) header(id Identity, key [32]byte) (*sealedHeader, error) {
 	b := make([]byte, 0, sealedHeaderSize)
 	b = append(b, sealedTag, sealedHeaderSize-2)
 	b = append(b, sealedMagic...)
 	b = binary.LittleEndian.AppendUint64(b, uint64(id.System))
 	b = binary.LittleEndian.AppendUint64(b, uint64(id.Length))
 	b = append(append(b, id.Epoch[:]...), id.Fingerprint[:]...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[2:], crc32.MakeTable(crc32.Castagnoli)))
+	sealed, err := k.SealKey(b[2:], key)
+	if err != nil {
+		return nil, err
+	}
+	if b = append(b, sealed...); len(b) != sealedSumAt {
+		panic("wal: internal error: the sealed key has another length")
+	}
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[2:], crc32.MakeTable(crc32.Castagnoli)))
+	return (*sealedHeader)(b), nil
 }
 
-// parseSealed parses what sealedHeader wrote.
-func parseSealed(b []byte) (Identity, error) {
+// said is what the header says of the file, with which other things are sealed.
+func (b *sealedHeader) said() []byte { return b[2:sealedKeyAt] }
+
+// parse parses what header wrote.
+func (b *sealedHeader) parse() (Identity, error) {
 	switch {
-	case len(b) != sealedHeaderSize || b[0] != sealedTag || b[1] != sealedHeaderSize-2 || string(b[2:10]) != sealedMagic:
+	case b[0] != sealedTag || b[1] != sealedHeaderSize-2 || string(b[2:10]) != sealedMagic:
 		return Identity{}, errors.New("wal: object begins with no identity header")
-	case crc32.Checksum(b[2:74], crc32.MakeTable(crc32.Castagnoli)) != binary.LittleEndian.Uint32(b[74:]):
+	case crc32.Checksum(b[2:sealedSumAt], crc32.MakeTable(crc32.Castagnoli)) != binary.LittleEndian.Uint32(b[sealedSumAt:]):
 		return Identity{}, errors.New("wal: identity header has a wrong checksum")
 	}
 	id := Identity{
@@ -177,28 +209,30 @@ func parseSealed(b []byte) (Identity, error) {
 	return id, nil
 }
 
-// readHead reads the identity of an object of either form.
-func readHead(r *bufio.Reader) (Identity, error) {
+// readHead reads the identity of an object of either form, and the header of an
+// encrypted one.
+func readHead(r *bufio.Reader) (Identity, *sealedHeader, error) {
 	first, err := r.Peek(1)
 	if err != nil || first[0] != sealedTag {
-		return readIdentity(r)
+		id, err := readIdentity(r)
+		return id, nil, err
 	}
-	var b [sealedHeaderSize]byte
+	b := new(sealedHeader)
 	if n, err := io.ReadFull(r, b[:]); err == io.EOF || err == io.ErrUnexpectedEOF {
-		return Identity{}, formatError{fmt.Errorf("it ends after %d bytes, within the identity header", n)}
+		return Identity{}, nil, formatError{fmt.Errorf("it ends after %d bytes, within the identity header", n)}
 	} else if err != nil {
-		return Identity{}, err
+		return Identity{}, nil, err
 	}
-	id, err := parseSealed(b[:])
+	id, err := b.parse()
 	if err != nil {
-		return Identity{}, formatError{err}
+		return Identity{}, nil, formatError{err}
 	}
-	return id, nil
+	return id, b, nil
 }
 
 // history returns the AEAD of timeline histories. Its nonces are random, and an
 // epoch sees few of them.
-func (k FingerprintKey) history() cipher.AEAD {
+func (k EpochKeys) history() cipher.AEAD {
 	block, err := aes.NewCipher(k.History[:])
 	if err == nil {
 		var aead cipher.AEAD
@@ -210,12 +244,12 @@ func (k FingerprintKey) history() cipher.AEAD {
 }
 
 // historyPacket returns the packet with a sealed timeline history.
-func (k FingerprintKey) historyPacket(header, text []byte) []byte {
+func (k EpochKeys) historyPacket(header *sealedHeader, text []byte) []byte {
 	b := make([]byte, 0, historyHead+len(text)+historyOverhead)
 	b = append(b, sealedTag, 0xFF)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(historyMagic)+len(text)+historyOverhead))
 	b = append(b, historyMagic...)
-	return k.history().Seal(b, nil, text, header)
+	return k.history().Seal(b, nil, text, header.said())
 }
 
 // isHistory tells whether a file's object has a packet with the sealed text.
@@ -225,7 +259,7 @@ func isHistory(name string, id Identity) bool {
 
 // readHistory reads the packet with the history of an object whose header was
 // read, and returns the text.
-func (k FingerprintKey) readHistory(r *bufio.Reader, outer Identity) ([]byte, error) {
+func (k EpochKeys) readHistory(r *bufio.Reader, outer Identity, header *sealedHeader) ([]byte, error) {
 	b := make([]byte, historyHead+outer.Length+historyOverhead)
 	if _, err := io.ReadFull(r, b); err == io.EOF || err == io.ErrUnexpectedEOF {
 		return nil, formatError{errors.New("it ends within the sealed timeline history")}
@@ -235,7 +269,7 @@ func (k FingerprintKey) readHistory(r *bufio.Reader, outer Identity) ([]byte, er
 	if b[0] != sealedTag || b[1] != 0xFF || binary.BigEndian.Uint32(b[2:]) != uint32(len(b)-6) || string(b[6:historyHead]) != historyMagic {
 		return nil, formatError{errors.New("it has no sealed timeline history")}
 	}
-	text, err := k.history().Open(nil, nil, b[historyHead:], outer.sealedHeader())
+	text, err := k.history().Open(nil, nil, b[historyHead:], header.said())
 	if err != nil {
 		return nil, formatError{errors.New("its timeline history was altered, or is another's")}
 	}
@@ -251,24 +285,22 @@ func (c *Cipher) encrypt(ctx context.Context, o *object, name string, f io.Reade
 	if len(c.Keys) == 0 {
 		return nil, fmt.Errorf("encrypt: %w", ErrNoEpochKey)
 	}
-	key := c.Keys[len(c.Keys)-1]
-	header := key.identity(o.id, name).sealedHeader()
+	var text []byte // of a history
 	if isHistory(name, o.id) {
-		text := make([]byte, o.id.Length)
+		text = make([]byte, o.id.Length)
 		if n, err := f.ReadAt(text, 0); n < len(text) {
 			return nil, err
 		}
 		if blake3.Sum256(text) != o.id.Fingerprint {
 			return nil, errChanged
 		}
-		header = append(header, key.historyPacket(header, text)...)
 	}
 	if o.size < 0 {
-		s := &sealedStream{ctx: ctx, c: c, header: header, plain: o.body}
+		s := &sealedStream{ctx: ctx, c: c, id: o.id, name: name, plain: o.body}
 		return &object{id: o.id, body: s, size: -1}, s.rewind()
 	}
-	held := bytes.NewBuffer(append(make([]byte, 0, o.size+o.size/64+4096), header...))
-	w, err := c.Encrypt(held)
+	held := bytes.NewBuffer(make([]byte, 0, o.size+o.size/64+4096))
+	w, err := c.begin(held, o.id, name, text)
 	if err != nil {
 		return nil, err
 	}
@@ -281,13 +313,36 @@ func (c *Cipher) encrypt(ctx context.Context, o *object, name string, f io.Reade
 	return &object{id: o.id, body: bytes.NewReader(held.Bytes()), size: int64(held.Len())}, nil
 }
 
+// begin writes the header of a message with a key of its own, and returns the
+// writer of its text. history is the file if it is one that goes there too.
+func (c *Cipher) begin(w io.Writer, id Identity, name string, history []byte) (io.WriteCloser, error) {
+	keys := c.Keys[len(c.Keys)-1]
+	var key [32]byte
+	if _, err := rand.Read(key[:]); err != nil {
+		return nil, fmt.Errorf("read randomness: %w", err)
+	}
+	header, err := keys.header(keys.identity(id, name), key)
+	if err != nil {
+		return nil, err
+	}
+	head := header[:]
+	if isHistory(name, id) {
+		head = append(head, keys.historyPacket(header, history)...)
+	}
+	if _, err := w.Write(head); err != nil {
+		return nil, err
+	}
+	return c.Encrypt(w, key)
+}
+
 // A sealedStream is an encrypted object made while it is read. Each time that
 // it is read from the beginning it has other bytes, of the same meaning.
 type sealedStream struct {
-	ctx    context.Context // of the Push that reads
-	c      *Cipher
-	header []byte
-	plain  io.ReadSeeker
+	ctx   context.Context // of the Push that reads
+	c     *Cipher
+	id    Identity
+	name  string
+	plain io.ReadSeeker
 
 	w     io.WriteCloser
 	ready bytes.Buffer
@@ -301,10 +356,9 @@ func (s *sealedStream) rewind() error {
 		return err
 	}
 	s.ready.Reset()
-	s.ready.Write(s.header)
 	s.pos, s.err = 0, nil
 	var err error
-	s.w, err = s.c.Encrypt(&s.ready)
+	s.w, err = s.c.begin(&s.ready, s.id, s.name, nil) // no history is so long
 	return err
 }
 
@@ -353,26 +407,23 @@ func (c *Cipher) decodeObject(ctx context.Context, r io.Reader, name string, wan
 		}
 		return decode(br, want, workers, sink)
 	}
-	outer, err := readHead(br)
+	outer, header, err := readHead(br)
 	if err != nil {
 		return Identity{}, err
 	}
-	key, err := c.key(outer.Epoch)
+	keys, err := c.key(outer.Epoch)
 	switch {
 	case err != nil && c.Only:
 		return Identity{}, fmt.Errorf("whether it is what was archived can't be told, and WALE_ENCRYPTION=required demands it: %w: "+
 			"bring it here with `wal-e key export-host` and `wal-e key import-host`", err)
 	case err == nil && isHistory(name, outer):
-		id, err := key.decodeHistory(br, outer, name, want, sink)
+		id, err := keys.decodeHistory(br, outer, header, name, want, sink)
 		if err != nil || !want.whole {
 			return id, err
 		}
 		sink = func([]byte) error { return nil } // it has the text
 	}
-	if c.Decrypt == nil {
-		return Identity{}, errors.New("it is encrypted, and no private key is at hand")
-	}
-	text, err := c.Decrypt(ctx, br)
+	text, err := c.openText(ctx, br, outer, header, &keys)
 	if err != nil {
 		return Identity{}, messageError(err)
 	}
@@ -390,10 +441,10 @@ func (c *Cipher) decodeObject(ctx context.Context, r io.Reader, name string, wan
 	if err != nil {
 		return Identity{}, messageError(err)
 	}
-	if key.Epoch != outer.Epoch { // not known here: only the rest can be compared
+	if keys.Epoch != outer.Epoch { // not known here: only the rest can be compared
 		id.Epoch, id.Fingerprint = outer.Epoch, outer.Fingerprint
 	} else {
-		id = key.identity(id, name)
+		id = keys.identity(id, name)
 	}
 	if !id.equal(outer) {
 		return Identity{}, formatError{errors.New("its content isn't the one that its identity header says")}
@@ -401,10 +452,33 @@ func (c *Cipher) decodeObject(ctx context.Context, r io.Reader, name string, wan
 	return id, nil
 }
 
+// openText returns the text of a message: by the key in its header where the epoch
+// can be opened, whose keys it returns too, else by its own recipients' keys.
+func (c *Cipher) openText(ctx context.Context, r io.Reader, outer Identity, header *sealedHeader, keys *EpochKeys) (io.ReadCloser, error) {
+	if c.Open != nil {
+		opened, err := c.Open(ctx, outer.Epoch)
+		switch {
+		case err == nil:
+			key, err := opened.OpenKey(header.said(), header[sealedKeyAt:sealedSumAt])
+			if err != nil {
+				return nil, formatError{fmt.Errorf("the key of its message can't be opened: %w", err)}
+			}
+			*keys = *opened
+			return c.DecryptWith(ctx, key, r)
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		}
+	}
+	if c.Decrypt == nil {
+		return nil, errors.New("it is encrypted, and no private key is at hand")
+	}
+	return c.Decrypt(ctx, r)
+}
+
 // decodeHistory is decodeObject for a timeline's history, with the epoch's keys
 // instead of the private one.
-func (k FingerprintKey) decodeHistory(r *bufio.Reader, outer Identity, name string, want expectation, sink func([]byte) error) (Identity, error) {
-	text, err := k.readHistory(r, outer)
+func (k EpochKeys) decodeHistory(r *bufio.Reader, outer Identity, header *sealedHeader, name string, want expectation, sink func([]byte) error) (Identity, error) {
+	text, err := k.readHistory(r, outer, header)
 	if err != nil {
 		return Identity{}, err
 	}

@@ -3,6 +3,7 @@ package wal_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -49,13 +50,47 @@ func newCipher(t *testing.T) *wal.Cipher {
 		t.Fatal(err)
 	}
 	return &wal.Cipher{
-		Encrypt: r.Encrypt, Keys: []wal.FingerprintKey{{Epoch: wal.Epoch{1}, Key: [32]byte{2}, History: [32]byte{3}}},
+		Encrypt: func(w io.Writer, key [32]byte) (io.WriteCloser, error) { return r.EncryptWith(w, key[:]) },
+		Keys:    []wal.EpochKeys{newEpoch(1, 2)},
+		DecryptWith: func(ctx context.Context, key [32]byte, message io.Reader) (io.ReadCloser, error) {
+			text, err := openpgp.DecryptWith(ctx, key[:], message)
+			if err != nil {
+				return nil, damaged(err)
+			}
+			return damagedReader{text}, nil
+		},
 		Decrypt: func(ctx context.Context, message io.Reader) (io.ReadCloser, error) {
 			text, err := k.Decrypt(ctx, message)
 			if err != nil {
 				return nil, damaged(err)
 			}
 			return damagedReader{text}, nil
+		},
+	}
+}
+
+// newEpoch returns the keys of an epoch, of which secret tells those apart that
+// have one name. Sealing is a mask; package seal does better.
+func newEpoch(name, secret byte) wal.EpochKeys {
+	mask := func(header []byte, key [32]byte) [32]byte {
+		h := sha256.Sum256(append(bytes.Clone(header), secret))
+		for i := range key {
+			key[i] ^= h[i]
+		}
+		return key
+	}
+	return wal.EpochKeys{
+		Epoch: wal.Epoch{name}, Fingerprint: [32]byte{secret}, History: [32]byte{secret, 1},
+		SealKey: func(header []byte, key [32]byte) ([]byte, error) {
+			masked := mask(header, key)
+			sum := sha256.Sum256(masked[:])
+			return append(append(make([]byte, 32), masked[:]...), sum[:16]...), nil
+		},
+		OpenKey: func(header, sealed []byte) ([32]byte, error) {
+			if sum := sha256.Sum256(sealed[32:64]); !bytes.Equal(sum[:16], sealed[64:]) || !bytes.Equal(sealed[:32], make([]byte, 32)) {
+				return [32]byte{}, errors.New("seal is broken")
+			}
+			return mask(header, [32]byte(sealed[32:64])), nil
 		},
 	}
 }
@@ -106,6 +141,21 @@ func TestEncrypted(t *testing.T) {
 		owner := *cipher
 		owner.Keys = nil
 		mustFetch(t, c.config(wal.WithCipher(b, &owner)), name, data)
+		opens := 0
+		owner.Open = func(_ context.Context, epoch wal.Epoch) (*wal.EpochKeys, error) {
+			if opens++; epoch != cipher.Keys[0].Epoch {
+				return nil, errors.New("unknown")
+			}
+			return &cipher.Keys[0], nil
+		}
+		owner.Decrypt = nil // the epoch's key is enough
+		mustFetch(t, c.config(wal.WithCipher(b, &owner)), name, data)
+		if opens != 1 {
+			t.Errorf("Fetch(%s) asked for the epoch %d times, want once", name, opens)
+		}
+		owner.Decrypt = cipher.Decrypt // and without it that of a recipient
+		owner.Open = func(context.Context, wal.Epoch) (*wal.EpochKeys, error) { return nil, errors.New("locked") }
+		mustFetch(t, c.config(wal.WithCipher(b, &owner)), name, data)
 		// PostgreSQL archives a file again after a crash; by then level and keys of
 		// messages may be others.
 		again := push
@@ -123,7 +173,7 @@ func TestEncrypted(t *testing.T) {
 			t.Errorf("Push of another %s = %v, want a ConflictError", name, err)
 		}
 		stranger := host
-		stranger.Keys = []wal.FingerprintKey{{Epoch: wal.Epoch{9}}}
+		stranger.Keys = []wal.EpochKeys{newEpoch(9, 9)}
 		if _, err := wal.Push(t.Context(), c.config(wal.WithCipher(b, &stranger)), path); !errors.Is(err, wal.ErrNoEpochKey) {
 			t.Errorf("Push with the keys of another epoch = %v, want ErrNoEpochKey", err)
 		}
@@ -148,8 +198,9 @@ func byHand(t *testing.T, object, want []byte) {
 // with or without the keys of the epoch, and whoever has all keys notices.
 func TestEncryptedEveryByteCounts(t *testing.T) {
 	cipher := newCipher(t)
-	owner := *cipher
-	owner.Keys = nil
+	recipient, owner := *cipher, *cipher
+	recipient.Keys, owner.Keys = nil, nil
+	owner.Open = func(context.Context, wal.Epoch) (*wal.EpochKeys, error) { return &cipher.Keys[0], nil }
 	c := newCluster(t)
 	for name, data := range map[string][]byte{
 		"00000002.history": []byte("1\t0/A373778\tno recovery target specified\n"), "a_file": []byte("of another kind"),
@@ -164,9 +215,12 @@ func TestEncryptedEveryByteCounts(t *testing.T) {
 			if v := c.offered(t, cipher, name, altered, data); v == nil && i < message {
 				t.Errorf("%s: nobody noticed that byte %d of %d was altered", name, i, len(object))
 			}
+			_ = c.offered(t, &recipient, name, altered, data)
 			_ = c.offered(t, &owner, name, altered, data)
-			if c.offered(t, cipher, name, object[:i], data) == nil || c.offered(t, &owner, name, object[:i], data) == nil {
-				t.Errorf("%s: nobody noticed that an object of %d bytes was cut to %d", name, len(object), i)
+			for _, reader := range []*wal.Cipher{cipher, &recipient, &owner} {
+				if c.offered(t, reader, name, object[:i], data) == nil {
+					t.Errorf("%s: nobody noticed that an object of %d bytes was cut to %d", name, len(object), i)
+				}
 			}
 		}
 	}
@@ -199,9 +253,9 @@ func TestEncryptedForgeries(t *testing.T) {
 	only := *cipher
 	only.Only = true
 	forger := *cipher
-	forger.Keys = []wal.FingerprintKey{{Epoch: cipher.Keys[0].Epoch}}
+	forger.Keys = []wal.EpochKeys{newEpoch(1, 8)}
 	stranger := *cipher
-	stranger.Keys = []wal.FingerprintKey{{Epoch: wal.Epoch{9}}}
+	stranger.Keys = []wal.EpochKeys{newEpoch(9, 9)}
 	b := mem.New(nil)
 	object := func(cipher *wal.Cipher, name string, data []byte) []byte {
 		t.Helper()
@@ -244,8 +298,8 @@ func TestEncryptedForgeries(t *testing.T) {
 
 // FuzzEncryptedObject reads whatever stands where an encrypted object belongs.
 func FuzzEncryptedObject(f *testing.F) {
-	header := append([]byte{0xFD, 76}, "WALEWALS"...)
-	f.Add(append(header, make([]byte, 68)...))
+	header := append([]byte{0xFD, 156}, "WALEWALS"...)
+	f.Add(append(header, make([]byte, 148)...))
 	f.Add([]byte{0xFD})
 	cipher := &wal.Cipher{Decrypt: func(_ context.Context, message io.Reader) (io.ReadCloser, error) { return io.NopCloser(message), nil }}
 	f.Fuzz(func(t *testing.T, object []byte) {

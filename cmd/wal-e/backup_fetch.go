@@ -210,14 +210,14 @@ func (f fetchFlags) recovery(s *session, b storage.Bucket) (*backup.RecoverConfi
 			if err != nil {
 				return nil, err
 			}
-			return wal.Timelines(ctx, s.walReads(b), id)
+			return wal.Timelines(ctx, s.walReadsMany(b), id)
 		},
 		History: func(ctx context.Context, system string, tl postgres.Timeline) (postgres.History, error) {
 			id, err := postgres.ParseSystemID(system)
 			if err != nil {
 				return postgres.History{}, err
 			}
-			return wal.ReadHistory(ctx, s.walReads(b), id, tl)
+			return wal.ReadHistory(ctx, s.walReadsMany(b), id, tl)
 		},
 		Zone: time.Local,
 	}, nil
@@ -275,7 +275,7 @@ func fetchWAL(s *session, b storage.Bucket) func(ctx context.Context, system, na
 		if err != nil {
 			return err
 		}
-		_, err = wal.Fetch(ctx, wal.Config{Bucket: s.walReads(b), System: id, Log: s.log}, name, dest)
+		_, err = wal.Fetch(ctx, wal.Config{Bucket: s.walReadsMany(b), System: id, Log: s.log}, name, dest)
 		return err
 	}
 }

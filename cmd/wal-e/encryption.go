@@ -401,15 +401,35 @@ func (s *session) openSecrets(ctx context.Context, b storage.Bucket, from chunks
 	return k, nil
 }
 
-// keyFinder returns what finds the keys of epochs, each once.
-func (s *session) keyFinder(b storage.Bucket) backup.KeyFinder {
-	var mu sync.Mutex
-	opened := make(map[string]*seal.Keys)
+// An openedEpochs remembers epochs whose private keys this run has opened.
+type openedEpochs struct {
+	mu    sync.Mutex // held while one is opened
+	keys  map[string]*seal.Keys
+	noKey map[string]error // of those that no key at hand opens
+}
+
+func (o *openedEpochs) remember(epoch string, k *seal.Keys, err error) {
+	if o.keys == nil {
+		o.keys, o.noKey = make(map[string]*seal.Keys), make(map[string]error)
+	}
+	switch {
+	case err == nil:
+		o.keys[epoch] = k
+	case isNoKey(err):
+		o.noKey[epoch] = err
+	}
+}
+
+// keyFinder returns what finds the keys of epochs, each once in a run.
+func (s *session) keyFinder(b storage.Bucket) backup.KeyFinder { return s.findKeys(b, false) }
+
+// findKeys is keyFinder; silent forbids to ask anybody for a passphrase.
+func (s *session) findKeys(b storage.Bucket, silent bool) backup.KeyFinder {
 	return func(ctx context.Context, epoch string, data bool) (*seal.Keys, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if k := opened[epoch]; k != nil {
-			return k, nil
+		s.opened.mu.Lock()
+		defer s.opened.mu.Unlock()
+		if k, err := s.opened.keys[epoch], s.opened.noKey[epoch]; k != nil || data && err != nil {
+			return k, err
 		}
 		if !data || s.encryption.policy == required {
 			h, err := s.readHostKeys()
@@ -433,10 +453,8 @@ func (s *session) keyFinder(b storage.Bucket) backup.KeyFinder {
 		}
 		for _, from := range list {
 			if from.Epoch.String() == epoch {
-				k, err := s.openSecrets(ctx, b, from, false)
-				if err == nil {
-					opened[epoch] = k
-				}
+				k, err := s.openSecrets(ctx, b, from, silent)
+				s.opened.remember(epoch, k, err)
 				return k, err
 			}
 		}
@@ -481,14 +499,32 @@ func (s *session) admitPlain(ctx context.Context, b storage.Bucket, ref chunksto
 	return nil
 }
 
-// walReads returns the bucket as package wal reads WAL files from it, of which
-// some may be encrypted.
-func (s *session) walReads(b storage.Bucket) storage.Bucket {
-	c := &wal.Cipher{Decrypt: s.decryptWAL, Only: s.encryption.policy == required}
-	if h, err := s.readHostKeys(); err == nil { // without, content isn't compared with the keyed fingerprint
-		c.Keys = h.fingerprints()
+// walReads returns the bucket as package wal reads a WAL file from it that may be
+// encrypted.
+func (s *session) walReads(b storage.Bucket) storage.Bucket { return wal.WithCipher(b, s.walCipher()) }
+
+// walReadsMany is walReads for several files: each epoch is opened once, and no
+// operation of a private key is needed for each of them.
+func (s *session) walReadsMany(b storage.Bucket) storage.Bucket {
+	c := s.walCipher()
+	find := s.findKeys(b, true)
+	c.Open = func(ctx context.Context, epoch wal.Epoch) (*wal.EpochKeys, error) {
+		k, err := find(ctx, seal.Epoch(epoch).String(), true)
+		if err != nil {
+			return nil, err
+		}
+		keys := walKeys(k)
+		return &keys, nil
 	}
 	return wal.WithCipher(b, c)
+}
+
+func (s *session) walCipher() *wal.Cipher {
+	c := &wal.Cipher{Decrypt: s.decryptWAL, DecryptWith: decryptWALWith, Only: s.encryption.policy == required}
+	if h, err := s.readHostKeys(); err == nil { // without, content isn't compared with the keyed fingerprint
+		c.Keys = h.walKeys()
+	}
+	return c
 }
 
 // walWrites returns the bucket as package wal writes WAL files to it.
@@ -501,15 +537,31 @@ func (s *session) walWrites(ctx context.Context, b storage.Bucket) (storage.Buck
 	if err != nil {
 		return nil, err
 	}
-	return wal.WithCipher(b, &wal.Cipher{Encrypt: to.Encrypt, Decrypt: s.decryptWAL, Keys: h.fingerprints()}), nil
+	encrypt := func(w io.Writer, key [seal.KeySize]byte) (io.WriteCloser, error) { return to.EncryptWith(w, key[:]) }
+	return wal.WithCipher(b, &wal.Cipher{Encrypt: encrypt, Decrypt: s.decryptWAL, Keys: h.walKeys()}), nil
 }
 
-func (h *hostKeys) fingerprints() []wal.FingerprintKey {
-	var keys []wal.FingerprintKey
+func (h *hostKeys) walKeys() []wal.EpochKeys {
+	var keys []wal.EpochKeys
 	for _, k := range h.Epochs {
-		keys = append(keys, wal.FingerprintKey{Epoch: wal.Epoch(k.Epoch()), Key: k.WALKey(), History: k.HistoryKey()})
+		keys = append(keys, walKeys(k))
 	}
 	return keys
+}
+
+func walKeys(k *seal.Keys) wal.EpochKeys {
+	return wal.EpochKeys{
+		Epoch: wal.Epoch(k.Epoch()), Fingerprint: k.WALKey(), History: k.HistoryKey(), SealKey: k.SealKey, OpenKey: k.OpenKey,
+	}
+}
+
+// decryptWALWith is a wal.Cipher's DecryptWith.
+func decryptWALWith(ctx context.Context, key [seal.KeySize]byte, message io.Reader) (io.ReadCloser, error) {
+	text, err := openpgp.DecryptWith(ctx, key[:], message)
+	if err != nil {
+		return nil, badMessage(err)
+	}
+	return openpgpReader{text}, nil
 }
 
 // decryptWAL is a wal.Cipher's. Nobody is there to be asked for a passphrase.

@@ -58,7 +58,7 @@ func TestEncryptedEpochs(t *testing.T) {
 	host, owner := k.host(plain), k.owner(t, plain)
 	c := host.start(t, pgtest.Options{SegmentSizeMB: 1})
 	c.Exec(t, "CREATE TABLE t AS SELECT i, md5(i::text) AS v FROM generate_series(1, 30000) i")
-	c.Exec(t, "VACUUM FREEZE t") // so that an update changes its pages only
+	c.Exec(t, "VACUUM FREEZE t")      // so that an update changes its pages only
 	c.WaitArchived(t, c.SwitchWAL(t)) // with which the first epoch began
 	first := host.epoch(t)
 

@@ -82,6 +82,7 @@ type session struct {
 	log            *slog.Logger
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	opened         openedEpochs
 }
 
 // do is the body of every subcommand: it writes the start-up record, checks the

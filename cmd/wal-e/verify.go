@@ -69,7 +69,7 @@ func verify(ctx context.Context, s *session, f verifyFlags, query string) error 
 			if err != nil {
 				return nil, err
 			}
-			_, err = wal.Verify(ctx, s.walReads(b), id, name)
+			_, err = wal.Verify(ctx, s.walReadsMany(b), id, name)
 			if damaged := (*wal.DamagedError)(nil); errors.As(err, &damaged) {
 				return err, nil
 			}

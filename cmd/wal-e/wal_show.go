@@ -101,7 +101,7 @@ func walVerify(ctx context.Context, s *session, known []string, readData, asJSON
 		r.Problems = append(r.Problems, err.Error())
 	}
 	if readData {
-		damaged, err := readAllWAL(ctx, s.walReads(b))
+		damaged, err := readAllWAL(ctx, s.walReadsMany(b))
 		if err != nil {
 			return err
 		}

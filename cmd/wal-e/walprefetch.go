@@ -73,7 +73,11 @@ func walPrefetch(ctx context.Context, s *session, base, name, data string, segme
 	if cfg.Bucket, err = s.openBucket(use{patience: 5 * time.Second, reads: true}); err != nil {
 		return err
 	}
-	cfg.Bucket = s.walReads(cfg.Bucket)
+	if segments > 1 {
+		cfg.Bucket = s.walReadsMany(cfg.Bucket)
+	} else {
+		cfg.Bucket = s.walReads(cfg.Bucket)
+	}
 	if segments > 0 {
 		cfg.Workers = 1 // there are files enough for several cores
 		return ahead.FetchAhead(ctx, cfg, name)

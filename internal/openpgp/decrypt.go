@@ -101,6 +101,89 @@ func (k *KeyFile) Decrypt(ctx context.Context, message io.Reader) (io.ReadCloser
 	return io.NopCloser(damageReader{ctx, md.UnverifiedBody}), nil
 }
 
+// DecryptWith returns the text of a message whose session key is known. Only at
+// its end is it proven.
+func DecryptWith(ctx context.Context, key []byte, message io.Reader) (io.ReadCloser, error) {
+	r, err := openMessage(key, contextReader{ctx, message})
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return io.NopCloser(damageReader{ctx, r}), nil
+}
+
+// openMessage finds the text behind the session keys of a message.
+func openMessage(key []byte, message io.Reader) (*messageReader, error) {
+	r := &messageReader{outer: packet.NewReader(message)}
+	for {
+		p, err := r.outer.Next()
+		if err != nil {
+			return nil, noEOF(err)
+		}
+		switch p := p.(type) {
+		case *packet.EncryptedKey:
+			continue
+		case *packet.SymmetricallyEncrypted:
+			if !p.IntegrityProtected || p.Version != 1 {
+				return nil, errors.New("it isn't protected against changes as ours are")
+			}
+			if r.sealed, err = p.Decrypt(packet.CipherAES256, key); err != nil {
+				return nil, err
+			}
+			r.inner = packet.NewReader(r.sealed)
+			text, err := r.inner.Next()
+			literal, ok := text.(*packet.LiteralData)
+			if err == nil && !ok {
+				err = fmt.Errorf("its text is a %T", text)
+			}
+			if err != nil {
+				return nil, noEOF(err)
+			}
+			r.text = literal.Body
+			return r, nil
+		default:
+			return nil, fmt.Errorf("it has a %T where its text belongs", p)
+		}
+	}
+}
+
+// noEOF says of an early end that it is one.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// A messageReader reads a text, and ends well only when nothing else is in the
+// message and its checksum is right.
+type messageReader struct {
+	outer, inner *packet.Reader
+	sealed       io.ReadCloser
+	text         io.Reader
+	ended        bool
+}
+
+func (r *messageReader) Read(p []byte) (int, error) {
+	n, err := r.text.Read(p)
+	if err != io.EOF || r.ended {
+		return n, err
+	}
+	if _, err := r.inner.Next(); err != io.EOF {
+		return n, errors.New("more follows its text")
+	}
+	if err := r.sealed.Close(); err != nil { // which compares the checksum
+		return n, err
+	}
+	if _, err := r.outer.Next(); err != io.EOF {
+		return n, errors.New("more follows the message")
+	}
+	r.ended = true
+	return n, io.EOF
+}
+
 type contextReader struct {
 	ctx context.Context // of the Decrypt that reads
 	r   io.Reader

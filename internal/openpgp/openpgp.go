@@ -10,6 +10,7 @@ package openpgp
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -241,14 +242,37 @@ func (r *Recipients) UnusableAt(t time.Time) []string {
 	return list
 }
 
+// SessionKeySize is the length of the key of a message in bytes.
+const SessionKeySize = 32 // AES-256
+
 // Encrypt returns a writer of text; the message in w is whole once it has been
 // closed. It is protected against changes, and not compressed.
 func (r *Recipients) Encrypt(w io.Writer) (io.WriteCloser, error) {
-	plain, err := pgp.Encrypt(w, r.keys, nil, &pgp.FileHints{IsBinary: true}, &packet.Config{DefaultCipher: packet.CipherAES256})
-	if err != nil {
-		return nil, fmt.Errorf("encrypt to %s: %w", strings.Join(r.Describe(), ", "), err)
+	key := make([]byte, SessionKeySize)
+	if _, err := rand.Read(key); err != nil {
+		return nil, fmt.Errorf("read randomness: %w", err)
 	}
-	return plain, nil
+	return r.EncryptWith(w, key)
+}
+
+// EncryptWith is Encrypt with a session key of the caller's, by which DecryptWith
+// opens the message. It must be random, and of this message alone.
+func (r *Recipients) EncryptWith(w io.Writer, key []byte) (io.WriteCloser, error) {
+	now := time.Now()
+	for _, k := range r.keys {
+		to, ok := k.EncryptionKey(now)
+		if !ok {
+			return nil, fmt.Errorf("key %s %s", describe(pgp.EntityList{k})[0], unusable(k, now))
+		}
+		if err := packet.SerializeEncryptedKeyAEAD(w, to.PublicKey, packet.CipherAES256, false, key, nil); err != nil {
+			return nil, fmt.Errorf("encrypt to %s: %w", describe(pgp.EntityList{k})[0], err)
+		}
+	}
+	text, err := packet.SerializeSymmetricallyEncrypted(w, packet.CipherAES256, false, packet.CipherSuite{}, key, nil)
+	if err != nil {
+		return nil, fmt.Errorf("encrypt: %w", err)
+	}
+	return packet.SerializeLiteral(text, true, "", 0)
 }
 
 // KeyIDs returns the ids of the keys, mostly subkeys, that a message is

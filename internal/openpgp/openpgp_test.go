@@ -213,6 +213,56 @@ func TestEveryByteCounts(t *testing.T) {
 	}
 }
 
+// A message opens with its session key, without any other, and not a bit of it
+// can be altered, cut off or added.
+func TestSessionKey(t *testing.T) {
+	t.Parallel()
+	k := newKey(t, "dba@example.com", &packet.Config{})
+	key := bytes.Repeat([]byte{7}, openpgp.SessionKeySize)
+	for _, text := range [][]byte{[]byte("some text that must not be altered"), nil, bytes.Repeat([]byte("x"), 100_000)} {
+		var b bytes.Buffer
+		w, err := recipients(t, public(t, k)).EncryptWith(&b, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(text); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		open := func(key, message []byte) ([]byte, error) {
+			r, err := openpgp.DecryptWith(t.Context(), key, bytes.NewReader(message))
+			if err != nil {
+				return nil, err
+			}
+			return io.ReadAll(r)
+		}
+		if got, err := open(key, b.Bytes()); err != nil || !bytes.Equal(got, text) {
+			t.Fatalf("DecryptWith gives %d bytes, %v, want %d", len(got), err, len(text))
+		}
+		if got, err := decrypt(t, keyFile(t, private(t, k)), b.Bytes()); err != nil || !bytes.Equal(got, text) {
+			t.Errorf("the private key gives %d bytes, %v, want %d", len(got), err, len(text))
+		}
+		if _, err := open(bytes.Repeat([]byte{8}, openpgp.SessionKeySize), b.Bytes()); !errors.Is(err, openpgp.ErrDamaged) {
+			t.Errorf("DecryptWith another key = %v, want ErrDamaged", err)
+		}
+		if _, err := open(key, append(bytes.Clone(b.Bytes()), b.Bytes()...)); !errors.Is(err, openpgp.ErrDamaged) {
+			t.Errorf("DecryptWith of two messages = %v, want ErrDamaged", err)
+		}
+		for i := 0; i < b.Len(); i += 1 + b.Len()/500 {
+			altered := bytes.Clone(b.Bytes())
+			altered[i] ^= 0x04
+			if got, err := open(key, altered); err == nil && !bytes.Equal(got, text) || err != nil && !errors.Is(err, openpgp.ErrDamaged) {
+				t.Errorf("byte %d of %d altered: %d bytes, %v", i, b.Len(), len(got), err)
+			}
+			if _, err := open(key, b.Bytes()[:i]); !errors.Is(err, openpgp.ErrDamaged) {
+				t.Errorf("cut to %d of %d bytes: %v, want ErrDamaged", i, b.Len(), err)
+			}
+		}
+	}
+}
+
 // gnupg makes a key ring with a key in it, which gpg's agent has no passphrase
 // for. The test can't be parallel.
 func gnupg(t *testing.T, algorithm string) {
@@ -296,6 +346,11 @@ func FuzzDecrypt(f *testing.F) {
 			return
 		}
 		_, _ = openpgp.KeyIDs(message)
+		if r, err := openpgp.DecryptWith(t.Context(), make([]byte, openpgp.SessionKeySize), bytes.NewReader(message)); err == nil {
+			if _, err := io.Copy(io.Discard, r); err == nil {
+				t.Error("a message opened with a key of zeros")
+			}
+		}
 		if got, err := decrypt(t, d, message); err == nil && !bytes.Equal(got, text) {
 			t.Errorf("decrypted to %q", got)
 		}

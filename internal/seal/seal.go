@@ -28,11 +28,13 @@ import (
 
 // KeySize is the length of every key and secret in bytes; Overhead is how many
 // bytes a sealed text is longer than the plain one; EncapsulatedSize is the
-// length of what tells the owner of the private key a run's key.
+// length of what tells the owner of the private key a run's key, SealedKeySize
+// that of what SealKey returns.
 const (
 	KeySize          = 32
 	Overhead         = 16
 	EncapsulatedSize = 32
+	SealedKeySize    = EncapsulatedSize + KeySize + Overhead
 )
 
 // ErrForged is wrapped when bytes weren't sealed under the key of their object:
@@ -117,6 +119,7 @@ const (
 	labelManifest = "wal-e 006 manifest"
 	labelWAL      = "wal-e 006 wal fingerprint"
 	labelHistory  = "wal-e 006 wal history"
+	labelMessage  = "wal-e 006 wal message"
 	labelRun      = "wal-e 006 run"
 	labelPack     = "wal-e 006 pack"
 )
@@ -163,6 +166,41 @@ type RunKey struct {
 	key []byte
 	run []byte
 }
+
+// SealKey seals the key of a WAL file's message to the epoch, together with
+// header, which stays readable.
+func (k *Keys) SealKey(header []byte, key [KeySize]byte) ([]byte, error) {
+	enc, sender, err := hpke.NewSender(k.public, hpke.HKDFSHA256(), hpke.AES256GCM(), k.messageInfo())
+	if err != nil {
+		return nil, fmt.Errorf("seal a message's key: %w", err)
+	}
+	sealed, err := sender.Seal(header, key[:])
+	if err != nil {
+		return nil, fmt.Errorf("seal a message's key: %w", err)
+	}
+	return append(enc, sealed...), nil
+}
+
+// OpenKey returns the key that SealKey sealed, or an error that wraps ErrForged.
+func (k *Keys) OpenKey(header, sealed []byte) (key [KeySize]byte, err error) {
+	if k.private == nil {
+		return key, fmt.Errorf("epoch %s: %w", k.epoch, ErrNoPrivateKey)
+	}
+	if len(sealed) != SealedKeySize {
+		return key, ErrForged
+	}
+	r, err := hpke.NewRecipient(sealed[:EncapsulatedSize], k.private, hpke.HKDFSHA256(), hpke.AES256GCM(), k.messageInfo())
+	if err != nil {
+		return key, ErrForged
+	}
+	opened, err := r.Open(header, sealed[EncapsulatedSize:])
+	if err != nil || len(opened) != KeySize {
+		return key, ErrForged
+	}
+	return [KeySize]byte(opened), nil
+}
+
+func (k *Keys) messageInfo() []byte { return append([]byte(labelMessage+"\x00"), k.epoch[:]...) }
 
 // runInfo binds a run's key to its epoch and run.
 func (k *Keys) runInfo(run []byte) []byte {

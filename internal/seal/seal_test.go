@@ -1,6 +1,7 @@
 package seal_test
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -59,6 +60,45 @@ func TestKnownAnswers(t *testing.T) {
 	} {
 		if test.got != test.want {
 			t.Errorf("%s: %s, want %s", name, test.got, test.want)
+		}
+	}
+}
+
+// A message's key that another implementation sealed is opened; nothing of it, nor
+// of what it is bound to, can be altered.
+func TestSealKey(t *testing.T) {
+	t.Parallel()
+	k := parse(t, example)
+	sealed, err := hex.DecodeString("0faa684ed28867b97f4a6a2dee5df8ce974e76b7018e3f22a1c4cf2678570f20" +
+		"0b1aabd0c453d67001592c367818476523d44ddf84132acbc5a0110b48b9bb30ed4c7dad06ceed9c025299bf04da5656")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := [seal.KeySize]byte(bytes.Repeat([]byte{0x33}, seal.KeySize))
+	if got, err := k.OpenKey([]byte("header"), sealed); err != nil || got != want {
+		t.Fatalf("OpenKey of the known answer = %x, %v", got, err)
+	}
+	fresh, err := k.Host().SealKey([]byte("header"), want)
+	if err != nil || len(fresh) != seal.SealedKeySize {
+		t.Fatalf("SealKey = %d bytes, %v, want %d", len(fresh), err, seal.SealedKeySize)
+	}
+	if got, err := k.OpenKey([]byte("header"), fresh); err != nil || got != want {
+		t.Errorf("OpenKey = %x, %v", got, err)
+	}
+	if _, err := k.Host().OpenKey([]byte("header"), fresh); !errors.Is(err, seal.ErrNoPrivateKey) {
+		t.Errorf("OpenKey on a host = %v, want ErrNoPrivateKey", err)
+	}
+	if _, err := k.OpenKey([]byte("Header"), fresh); !errors.Is(err, seal.ErrForged) {
+		t.Errorf("OpenKey with another header = %v, want ErrForged", err)
+	}
+	for i := range fresh {
+		altered := bytes.Clone(fresh)
+		altered[i] ^= 1
+		if _, err := k.OpenKey([]byte("header"), altered); !errors.Is(err, seal.ErrForged) {
+			t.Errorf("OpenKey with byte %d altered = %v, want ErrForged", i, err)
+		}
+		if _, err := k.OpenKey([]byte("header"), fresh[:i]); !errors.Is(err, seal.ErrForged) {
+			t.Errorf("OpenKey of %d bytes = %v, want ErrForged", i, err)
 		}
 	}
 }
