@@ -24,6 +24,7 @@ import (
 // where to read it and how.
 type source struct {
 	entry  Entry
+	path   string                   // of a File that may go unread; else ""
 	open   func() (*os.File, error) // of a File
 	verify pageCheck                // nil: not a relation, or no checksums
 }
@@ -41,14 +42,16 @@ type copier struct {
 	workers int
 	limit   *rate.Limiter // of bytes read; nil: none
 
+	notes noteTaker
+
 	// What has been read but not added to the table, because an earlier file
 	// isn't done, waits here by number.
 	mu      sync.Mutex
 	builder *tableBuilder
 	next    int
-	waiting map[int]*Entry // nil entry: the file vanished
-	links   []Entry        // of tablespaces, as they were added
-	window  chan struct{}  // a place per source under way
+	waiting map[int]arrival
+	links   []Entry       // of tablespaces, as they were added
+	window  chan struct{} // a place per source under way
 }
 
 // maxUnderWay bounds the files that are open or wait for an earlier one.
@@ -58,6 +61,12 @@ const maxUnderWay = 512
 type copied struct {
 	root         chunk.ID
 	files, bytes int64
+}
+
+// An arrival is what became of a source.
+type arrival struct {
+	entry *Entry    // nil: the file vanished
+	note  *recalled // for the next push; nil: none
 }
 
 // An extentTask is one extent of a file to read and store.
@@ -72,6 +81,8 @@ type fileCopy struct {
 	source source
 	file   *os.File
 	size   int64
+	before *recalled // what the last push saw; nil: nothing
+	note   recalled  // for the next push; without a path: none
 
 	mu    sync.Mutex
 	left  int // extents that are not done
@@ -87,7 +98,10 @@ func (c *copier) copyAll(ctx context.Context, sources iter.Seq2[source, error]) 
 		return copied{}, err
 	}
 	c.builder = &tableBuilder{writer: writer}
-	c.waiting, c.next, c.links = make(map[int]*Entry), 0, nil
+	if err := c.notes.begin(c.push); err != nil {
+		return copied{}, err
+	}
+	c.waiting, c.next, c.links = make(map[int]arrival), 0, nil
 	c.window = make(chan struct{}, maxUnderWay)
 	tasks := make(chan extentTask)
 	g, ctx := errgroup.WithContext(ctx)
@@ -127,17 +141,22 @@ func (c *copier) produce(ctx context.Context, sources iter.Seq2[source, error], 
 
 func (c *copier) begin(ctx context.Context, number int, s source, tasks chan<- extentTask) error {
 	if s.entry.Type != File {
-		return c.done(number, &s.entry)
+		return c.done(number, arrival{entry: &s.entry})
 	}
-	f, size, err := openFile(s)
+	before := c.notes.before.find(s.entry.Path)
+	if e, note, ok := c.notes.unread(s, before); ok {
+		return c.done(number, arrival{e, note})
+	}
+	f, info, err := openFile(s)
 	if errors.Is(err, fs.ErrNotExist) {
-		return c.done(number, nil) // dropped since it was listed; WAL replay knows
+		return c.done(number, arrival{}) // dropped since it was listed; WAL replay knows
 	}
 	if err != nil {
 		return err
 	}
-	fc := &fileCopy{number: number, source: s, file: f, size: size}
-	fc.left = int((size + int64(c.extent) - 1) / int64(c.extent))
+	fc := &fileCopy{number: number, source: s, file: f, size: info.Size(), before: before}
+	fc.left = int((fc.size + int64(c.extent) - 1) / int64(c.extent))
+	fc.note = c.notes.note(s, info, fc.left)
 	if fc.left == 0 {
 		return c.finishFile(nil, fc)
 	}
@@ -152,10 +171,10 @@ func (c *copier) begin(ctx context.Context, number int, s source, tasks chan<- e
 	return nil
 }
 
-func openFile(s source) (*os.File, int64, error) {
+func openFile(s source) (*os.File, fs.FileInfo, error) {
 	f, err := s.open()
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
@@ -165,9 +184,9 @@ func openFile(s source) (*os.File, int64, error) {
 		err = fmt.Errorf("%s has %d bytes: at most %d can be stored", f.Name(), info.Size(), int64(chunkstore.MaxFileSize))
 	}
 	if err != nil {
-		return nil, 0, errors.Join(err, f.Close())
+		return nil, nil, errors.Join(err, f.Close())
 	}
-	return f, info.Size(), nil
+	return f, info, nil
 }
 
 // work reads and stores extents until there are none.
@@ -207,17 +226,18 @@ func (c *copier) copyExtent(ctx context.Context, writer *chunkstore.Writer, t ex
 		}
 	}
 	fc.sums[t.index] = crc32.Checksum(buf, crc32.MakeTable(crc32.Castagnoli))
-	list, err := writer.Extent(buf)
+	now, err := writer.ExtentAfter(buf, c.notes.known(fc.before, t.index, writer.Sum))
 	if err != nil {
 		return err
 	}
 	if len(fc.nodes) > 1 {
-		if fc.nodes[t.index], err = writer.ListNode(list); err != nil {
+		if fc.nodes[t.index], err = writer.ListNode(now.List); err != nil {
 			return err
 		}
 	}
+	fc.note.extents[t.index] = c.notes.after.addExtent(writer.Sum, now)
 	fc.mu.Lock()
-	fc.first = list
+	fc.first = now.List
 	fc.left--
 	last := fc.left == 0
 	fc.mu.Unlock()
@@ -240,16 +260,17 @@ func readPadded(f *os.File, b []byte, offset int64) error {
 
 // finishFile makes the entry of a file whose extents are all stored.
 func (c *copier) finishFile(writer *chunkstore.Writer, fc *fileCopy) error {
-	if err := fc.file.Close(); err != nil {
-		return err
-	}
 	e := fc.source.entry
-	if fc.size == 0 {
-		return c.done(fc.number, &e)
-	}
 	for i, sum := range fc.sums {
 		length := min(int64(c.extent), fc.size-int64(i)*int64(c.extent))
 		e.CRC = combineCRC(e.CRC, sum, length)
+	}
+	c.notes.audit(fc, e.CRC)
+	if err := fc.file.Close(); err != nil {
+		return err
+	}
+	if fc.size == 0 {
+		return c.done(fc.number, arrival{entry: &e})
 	}
 	nodes := fc.nodes
 	if len(nodes) == 1 {
@@ -259,25 +280,29 @@ func (c *copier) finishFile(writer *chunkstore.Writer, fc *fileCopy) error {
 	if e.Content, err = writer.Content(fc.size, fc.first, nodes); err != nil {
 		return err
 	}
-	return c.done(fc.number, &e)
+	return c.done(fc.number, arrival{&e, c.notes.finished(fc, &e)})
 }
 
-// done takes the entry of a source (nil: there is none) and adds to the table
-// all that is complete up to the first source that isn't.
-func (c *copier) done(number int, e *Entry) error {
+// done takes what became of a source and adds to the table all that is complete
+// up to the first source that isn't.
+func (c *copier) done(number int, a arrival) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.waiting[number] = e
+	c.waiting[number] = a
 	for {
-		e, ok := c.waiting[c.next]
+		a, ok := c.waiting[c.next]
 		if !ok {
 			return nil
 		}
 		delete(c.waiting, c.next)
 		c.next++
 		<-c.window
+		e := a.entry
 		if e == nil {
 			continue
+		}
+		if a.note != nil {
+			c.notes.after.addFile(c.builder.writer.Sum, a.note)
 		}
 		if e.Type == Symlink {
 			c.links = append(c.links, *e)

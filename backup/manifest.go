@@ -85,10 +85,14 @@ type BadPage struct {
 
 // PushReport are the figures of the push that took the backup.
 type PushReport struct {
-	Read    int64   `json:"bytes_read"`
-	New     int64   `json:"bytes_new"`    // of chunks that the store didn't have
-	Stored  int64   `json:"bytes_stored"` // compressed, with index
-	Seconds float64 `json:"seconds"`
+	Read   int64 `json:"bytes_read"`
+	Unread int64 `json:"bytes_unread,omitempty"` // of files to which nothing was written since an earlier push read them
+	// Changed are files that were found to have changed though the file system
+	// said otherwise: backups since they were read before may hold old bytes.
+	Changed []string `json:"changed_unnoticed,omitempty"`
+	New     int64    `json:"bytes_new"`    // of chunks that the store didn't have
+	Stored  int64    `json:"bytes_stored"` // compressed, with index
+	Seconds float64  `json:"seconds"`
 }
 
 const manifestVersion = 1

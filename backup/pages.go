@@ -29,6 +29,7 @@ type pageVerifier struct {
 
 	mu     sync.Mutex
 	result PageReport
+	bad    map[string]bool // files with bad pages
 }
 
 // newPageVerifier returns a verifier for a cluster and the start of its backup.
@@ -47,7 +48,7 @@ func newPageVerifier(c *postgres.ControlFile, start postgres.LSN) *pageVerifier 
 func (v *pageVerifier) reset() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.result = PageReport{Enabled: v.enabled}
+	v.result, v.bad = PageReport{Enabled: v.enabled}, make(map[string]bool)
 }
 
 // report returns what was found so far, bad pages sorted.
@@ -115,12 +116,22 @@ func (v *pageVerifier) lookAgain(ctx context.Context, suspects []int64, block fu
 	return bad, nil
 }
 
+// isBad tells whether bad pages were found in a file.
+func (v *pageVerifier) isBad(path string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.bad[path]
+}
+
 // add notes what one extent of a file had.
 func (v *pageVerifier) add(path string, pages int64, bad []BadPage) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.result.Verified += pages
 	v.result.Failed += int64(len(bad))
+	if len(bad) > 0 {
+		v.bad[path] = true
+	}
 	for _, b := range bad {
 		if len(v.result.Failures) == maxBadPages {
 			return

@@ -38,6 +38,15 @@ type PushConfig struct {
 	SkipLinks        []string // symbolic links to directories that are left out
 	FailOnCorruption bool     // pages with wrong checksums fail the push
 
+	// Rescan reads every file. Otherwise those are passed over to which nothing
+	// was written since the last push read them, but each is read at least once
+	// in Reread pushes; 0 means 30.
+	Rescan bool
+	Reread int
+	// Settle is how long a file must have been left alone when it was read to
+	// go unread by the next push; 0 means a minute.
+	Settle time.Duration
+
 	Workers  int   // cores that read, hash and compress; 0 means 4
 	ReadRate int64 // bytes read per second in all; 0 means no limit
 	// Rewrite is how many bytes of sparse packs are stored anew at most; 0 means
@@ -59,6 +68,12 @@ type PushConfig struct {
 func (c *PushConfig) setDefaults() {
 	if c.Workers <= 0 {
 		c.Workers = 4
+	}
+	if c.Reread == 0 {
+		c.Reread = defaultReread
+	}
+	if c.Settle == 0 {
+		c.Settle = defaultSettle
 	}
 	if c.WALTimeout == 0 {
 		c.WALTimeout = time.Hour
@@ -110,6 +125,10 @@ type pusher struct {
 	store    *chunkstore.Store
 	push     *chunkstore.Push
 	pages    *pageVerifier
+	now      recallHeader // when this push began
+	notes    *recorder    // for the next push; nil: none
+	unread   int64        // bytes of files that were not read
+	changed  []string     // files that changed without a sign of it
 	started  time.Time
 	manifest *Manifest
 }
@@ -245,6 +264,7 @@ func (p *pusher) fencePredecessors(ctx context.Context) error {
 
 // close gives back what open took. What can fail in it concerns caches only.
 func (p *pusher) close() {
+	p.notes.abandon()
 	if p.table != nil {
 		_ = p.table.Close()
 	}
@@ -283,6 +303,7 @@ func (p *pusher) begin(ctx context.Context, tl postgres.Timeline, start postgres
 		Started: p.started.UTC(), Tablespaces: []Tablespace{},
 	}
 	p.pages = newPageVerifier(p.control, start)
+	p.now = p.clockNow(tl)
 	return nil
 }
 
@@ -306,11 +327,17 @@ const maxRounds = 3
 // there, the rest is stored anew.
 func (p *pusher) copyFiles(ctx context.Context, selection SelectConfig) error {
 	c := &copier{push: p.push, extent: p.store.ExtentSize(), workers: p.cfg.Workers, limit: p.limiter()}
+	trust := !p.cfg.Rescan
 	for round := 1; ; round++ {
 		p.pages.reset()
-		all, err := c.copyAll(ctx, p.sources(ctx, selection))
+		all, err := p.copyRound(ctx, c, selection, trust)
 		if err != nil {
 			return err
+		}
+		if p.doubt(ctx, c) && c.notes.unreadBytes > 0 {
+			trust = false
+			round--
+			continue
 		}
 		bad, err := p.push.Unusable(ctx)
 		if err != nil {
@@ -329,6 +356,56 @@ func (p *pusher) copyFiles(ctx context.Context, selection SelectConfig) error {
 			"detail", fmt.Sprintf("%d packs, %s the first.", len(bad), chunkstore.PackKey(bad[0])))
 		p.push.Ban(bad)
 	}
+}
+
+// copyRound goes through all files once.
+func (p *pusher) copyRound(ctx context.Context, c *copier, selection SelectConfig, trust bool) (copied, error) {
+	writer, err := p.push.NewWriter() // for its sums
+	if err != nil {
+		return copied{}, err
+	}
+	p.notes.abandon()
+	before, after := p.openNotes(ctx, writer.Sum)
+	defer before.close()
+	p.notes = after
+	c.notes = noteTaker{before: before, after: after, every: p.cfg.Reread, settle: p.cfg.Settle, bad: p.pages.isBad}
+	if before != nil {
+		why := before.trusts(p.now)
+		c.notes.trust = why == ""
+		c.notes.every = p.cfg.Reread
+		if why != "" {
+			p.log.InfoContext(ctx, "reading all files", "detail", "Which of them are unchanged can't be told: "+why+".")
+		}
+		if !trust {
+			c.notes.every = 1
+		}
+	}
+	all, err := c.copyAll(ctx, p.sources(ctx, selection))
+	p.unread = c.notes.unreadBytes
+	return all, err
+}
+
+// doubt tells whether files turned out to have changed without a sign of it.
+// Then no file's times can be believed, and those of earlier backups neither.
+func (p *pusher) doubt(ctx context.Context, c *copier) bool {
+	if len(c.notes.unvouched) == 0 {
+		return false
+	}
+	if len(p.changed) > 0 {
+		return true // it was said before all was read again
+	}
+	for _, r := range c.notes.unvouched {
+		if len(p.changed) == maxBadPages {
+			break
+		}
+		p.changed = append(p.changed, r.path)
+	}
+	first := c.notes.unvouched[0]
+	p.log.ErrorContext(ctx, "files changed although their size, times and inode didn't; reading all files",
+		"detail", fmt.Sprintf("%d files, %s the first, read before at %s. Backups since then may hold its old bytes.",
+			len(c.notes.unvouched), first.path, time.Unix(first.read, 0).UTC().Format(time.RFC3339)),
+		"hint", "This backup has what the files hold now. Look for a failing disk, or for programs that write below the file system; until it is found use backup-push --rescan.")
+	return true
 }
 
 func (p *pusher) limiter() *rate.Limiter {
@@ -386,10 +463,11 @@ func (p *pusher) commit(ctx context.Context) (*PushResult, error) {
 	}
 	stats := p.push.Stats()
 	p.manifest.Push = PushReport{
-		Read: stats.Read, New: stats.New, Stored: stats.Stored, Seconds: p.cfg.Now().Sub(p.started).Seconds(),
+		Read: stats.Read, Unread: p.unread, Changed: p.changed, New: stats.New, Stored: stats.Stored, Seconds: p.cfg.Now().Sub(p.started).Seconds(),
 	}
 	if err := p.push.Commit(ctx, p.manifest); err != nil {
 		return nil, err
 	}
+	p.keepNotes(ctx)
 	return &PushResult{Ref: p.push.Ref(), Manifest: p.manifest, Parents: p.push.Parents(), Stats: p.push.Stats()}, nil
 }

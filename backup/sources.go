@@ -51,7 +51,7 @@ func (p *pusher) sources(ctx context.Context, selection SelectConfig) iter.Seq2[
 
 // source is how a found file is read and checked.
 func (p *pusher) source(found Found) source {
-	s := source{entry: found.Entry, open: func() (*os.File, error) { return os.Open(found.Abs) }}
+	s := source{entry: found.Entry, path: found.Abs, open: func() (*os.File, error) { return os.Open(found.Abs) }}
 	if found.Entry.Type != File || p.control.ChecksumVersion == 0 {
 		return s
 	}

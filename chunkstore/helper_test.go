@@ -76,6 +76,9 @@ type pusher struct {
 	path string // of the table; "" means to go without
 	day  int
 	ban  bool // store anew what went away
+	// known is what the last push saw of each extent of each file, by number;
+	// nil means that pushes don't look at it.
+	known map[[2]int]chunkstore.Known
 	// before runs before the commit.
 	before func(*chunkstore.Push)
 }
@@ -122,7 +125,7 @@ func (p *pusher) push(ctx context.Context, s *chunkstore.Store, files ...[]byte)
 
 // give stores the files and commits.
 func (p *pusher) give(ctx context.Context, run *chunkstore.Push, s *chunkstore.Store, files [][]byte) error {
-	m, err := store(run, s, files)
+	m, err := p.store(run, s, files)
 	if err != nil {
 		return err
 	}
@@ -135,7 +138,7 @@ func (p *pusher) give(ctx context.Context, run *chunkstore.Push, s *chunkstore.S
 			return err
 		}
 		run.Ban(bad)
-		if m, err = store(run, s, files); err != nil {
+		if m, err = p.store(run, s, files); err != nil {
 			return err
 		}
 	}
@@ -143,13 +146,17 @@ func (p *pusher) give(ctx context.Context, run *chunkstore.Push, s *chunkstore.S
 }
 
 func store(run *chunkstore.Push, s *chunkstore.Store, files [][]byte) (*manifest, error) {
+	return (&pusher{}).store(run, s, files)
+}
+
+func (p *pusher) store(run *chunkstore.Push, s *chunkstore.Store, files [][]byte) (*manifest, error) {
 	w, err := run.NewWriter()
 	if err != nil {
 		return nil, err
 	}
 	m := &manifest{}
-	for _, f := range files {
-		c, err := writeFile(w, s, f)
+	for i, f := range files {
+		c, err := p.writeFile(w, s, i, f)
 		if err != nil {
 			return nil, err
 		}
@@ -158,7 +165,17 @@ func store(run *chunkstore.Push, s *chunkstore.Store, files [][]byte) (*manifest
 	return m, nil
 }
 
-func writeFile(w *chunkstore.Writer, s *chunkstore.Store, data []byte) (chunkstore.Content, error) {
+// extent gives an extent of a file to a writer.
+func (p *pusher) extent(w *chunkstore.Writer, file, i int, data []byte) (chunkstore.List, error) {
+	if p.known == nil {
+		return w.Extent(data)
+	}
+	k, err := w.ExtentAfter(data, p.known[[2]int{file, i}])
+	p.known[[2]int{file, i}] = k
+	return k.List, err
+}
+
+func (p *pusher) writeFile(w *chunkstore.Writer, s *chunkstore.Store, file int, data []byte) (chunkstore.Content, error) {
 	size := int64(len(data))
 	if size == 0 {
 		return chunkstore.Content{}, nil
@@ -167,7 +184,7 @@ func writeFile(w *chunkstore.Writer, s *chunkstore.Store, data []byte) (chunksto
 	var nodes []chunk.ID
 	for len(data) > 0 {
 		n := min(len(data), s.ExtentSize())
-		l, err := w.Extent(data[:n])
+		l, err := p.extent(w, file, len(nodes), data[:n])
 		if err != nil {
 			return chunkstore.Content{}, err
 		}

@@ -221,7 +221,7 @@ func testResume(t *testing.T, indexPacks int, sameTable bool) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := writeFile(w, open(t, b), f[:len(f)*9/10]); err != nil {
+		if _, err := (&pusher{}).writeFile(w, open(t, b), 0, f[:len(f)*9/10]); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -75,6 +75,10 @@ func newDecoder() (*zstd.Decoder, error) {
 	return dec, nil
 }
 
+// Owner names the prefix and the epoch, so that local caches can be told from
+// those of others.
+func (s *Store) Owner() string { return s.tableOwner() }
+
 // OpenTable opens, or makes, a local index table of this prefix.
 func (s *Store) OpenTable(path string) (*index.Table, error) {
 	return index.Open(path, s.tableOwner())

@@ -20,6 +20,7 @@ type Writer struct {
 	pages   []chunk.PageHash
 	pieces  []piece
 	ids     []chunk.ID
+	plan    []byte // of the pages of the extent at hand
 	block   block
 }
 
@@ -46,26 +47,13 @@ const zeroRun = 4
 // Extent stores what is new in data, an extent of a file, and returns its list.
 // data is free again when it returns. The chunks are durable only after Flush.
 func (w *Writer) Extent(data []byte) (List, error) {
-	w.pieces, w.ids = w.pieces[:0], w.ids[:0]
-	var list List
-	var zero int64
-	for len(data) > 0 {
-		if n := zeroPages(data); n >= zeroRun {
-			list = append(list, Slice{Pages: uint32(n), Zero: true})
-			zero += int64(min(n*chunk.PageSize, len(data)))
-			data = data[min(n*chunk.PageSize, len(data)):]
-			continue
-		}
-		n := w.cutter.Next(data[:beforeZeros(data, w.cutter.Params().Max)])
-		id := w.hash(data[:n])
-		list = append(list, Slice{ID: id, Pages: uint32((n + chunk.PageSize - 1) / chunk.PageSize)})
-		w.pieces = append(w.pieces, piece{id: id, data: data[:n]})
-		w.ids = append(w.ids, id)
-		data = data[n:]
-	}
-	w.push.addZero(zero)
-	return list, w.store(kindData)
+	k, err := w.ExtentAfter(data, Known{})
+	return k.List, err
 }
+
+// Sum returns the keyed hash of b, by which a caller knows local notes again
+// as its own.
+func (w *Writer) Sum(b []byte) chunk.ID { return w.hasher.Sum(b) }
 
 // Node stores a node and returns its id.
 func (w *Writer) Node(data []byte) (chunk.ID, error) {
@@ -130,23 +118,6 @@ func isZero(b []byte) bool {
 		return len(b) == 0
 	}
 	return string(b[1:]) == string(b[:len(b)-1]) // all equal to the first
-}
-
-// beforeZeros returns how many bytes of data, at most limit, come before a hole.
-func beforeZeros(data []byte, limit int) int {
-	limit = min(limit, len(data))
-	for at := 0; at < limit; {
-		if data[at] != 0 { // nearly every page begins with its LSN
-			at += chunk.PageSize
-			continue
-		}
-		n := zeroPages(data[at:min(len(data), at+zeroRun*chunk.PageSize)])
-		if n >= zeroRun {
-			return at
-		}
-		at += max(n, 1) * chunk.PageSize
-	}
-	return limit
 }
 
 // store looks the pieces up and stores those that are new.

@@ -129,6 +129,13 @@ type host struct {
 	name  string
 	table *index.Table
 	push  *simstore.Client // the last one
+	known [extents]seen    // by the last push that wrote the extent
+}
+
+// A seen is an extent as a push on a host saw it.
+type seen struct {
+	version int
+	known   chunkstore.Known // zero: nothing is known
 }
 
 const (

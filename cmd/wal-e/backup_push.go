@@ -28,6 +28,8 @@ type pushFlags struct {
 	failOnCorruption bool
 	walTimeout       time.Duration
 	rewriteBudget    int
+	rescan           bool
+	rereadWithin     int
 	json             bool
 }
 
@@ -73,6 +75,8 @@ func (f *pushFlags) bind(cmd *cobra.Command) {
 	flags.BoolVar(&f.failOnCorruption, "fail-on-corruption", false, "fail when a page's checksum is wrong, instead of warning")
 	flags.DurationVar(&f.walTimeout, "wal-timeout", time.Hour, "`DURATION` that the WAL of the backup may take to be archived")
 	flags.Var(numberOption(&f.rewriteBudget, 1<<30), "rewrite-budget", "`BYTES` stored anew at most so that packs of which little is needed can go; 0 for none")
+	flags.BoolVar(&f.rescan, "rescan", false, "read all files, also those to which nothing was written since the last push read them")
+	flags.Var(numberOption(&f.rereadWithin, 30), "reread-within", "`PUSHES` in which each file is read at least once, whatever its times say; 1 for all of them each time")
 	flags.BoolVar(&f.json, "json", false, "print the figures as JSON")
 }
 
@@ -87,6 +91,8 @@ func (f pushFlags) check() error {
 		return fmt.Errorf("--checkpoint %q: want spread or fast", f.checkpoint)
 	case f.rewriteBudget < 0:
 		return fmt.Errorf("--rewrite-budget %d: want bytes, or 0 for none", f.rewriteBudget)
+	case f.rereadWithin < 1:
+		return fmt.Errorf("--reread-within %d: want at least 1", f.rereadWithin)
 	case f.walTimeout <= 0:
 		return fmt.Errorf("--wal-timeout %s: want a duration such as 30m", f.walTimeout)
 	}
@@ -134,6 +140,8 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 		IncludeLogs:      f.includeLogs,
 		SkipLinks:        f.skipLinks,
 		FailOnCorruption: f.failOnCorruption,
+		Rescan:           f.rescan,
+		Reread:           f.rereadWithin,
 		Workers:          f.poolSize,
 		ReadRate:         int64(f.readRate),
 		Rewrite:          f.rewrite(),
@@ -173,6 +181,7 @@ type pushed struct {
 	Files    int64    `json:"files"`
 	Bytes    int64    `json:"bytes"`
 	Read     int64    `json:"bytes_read"`
+	Unread   int64    `json:"bytes_unread"` // of files to which nothing was written
 	New      int64    `json:"bytes_new"`
 	Stored   int64    `json:"bytes_stored"`
 	Dead     int64    `json:"bytes_dead"` // in shared packs, not needed by this backup
@@ -187,7 +196,7 @@ func printPushed(w io.Writer, r *backup.PushResult, c storage.Counts, asJSON boo
 	m := r.Manifest
 	p := pushed{
 		Name: r.Ref.Name, Run: r.Ref.Run.String(), Kind: m.Kind, StartLSN: m.StartLSN, StopLSN: m.StopLSN,
-		Files: m.Files, Bytes: m.Bytes, Read: r.Stats.Read, New: r.Stats.New, Stored: r.Stats.Stored,
+		Files: m.Files, Bytes: m.Bytes, Read: r.Stats.Read, Unread: m.Push.Unread, New: r.Stats.New, Stored: r.Stats.Stored,
 		Dead: r.Stats.Dead, Retired: r.Stats.Retired,
 		Requests: c.Creates + c.Gets + c.Stats + c.Lists + c.Deletes, Seconds: m.Push.Seconds, BadPages: m.Pages.Failed,
 		Parents: []string{},
@@ -198,7 +207,7 @@ func printPushed(w io.Writer, r *backup.PushResult, c storage.Counts, asJSON boo
 	if asJSON {
 		return json.NewEncoder(w).Encode(p)
 	}
-	_, err := fmt.Fprintf(w, "%s\n  %d files, %s; %s read, %s new, %s stored; %s dead in shared packs; %d requests, %.1f s\n",
-		p.Name, p.Files, bytesText(p.Bytes), bytesText(p.Read), bytesText(p.New), bytesText(p.Stored), bytesText(p.Dead), p.Requests, p.Seconds)
+	_, err := fmt.Fprintf(w, "%s\n  %d files, %s; %s read, %s unread, %s new, %s stored; %s dead in shared packs; %d requests, %.1f s\n",
+		p.Name, p.Files, bytesText(p.Bytes), bytesText(p.Read), bytesText(p.Unread), bytesText(p.New), bytesText(p.Stored), bytesText(p.Dead), p.Requests, p.Seconds)
 	return err
 }
