@@ -77,6 +77,9 @@ func runCommand(t *testing.T, cmd *exec.Cmd) result {
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("%v: %v", cmd.Args[1:], err)
 	}
+	if holdsSecret(stdout.String()+stderr.String()+strings.Join(cmd.Args, " "), secretsIn(cmd.Env)) {
+		t.Errorf("wal-e %q shows a secret of its environment in its arguments or its output", cmd.Args[1:])
+	}
 	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
