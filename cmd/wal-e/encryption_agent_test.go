@@ -198,6 +198,12 @@ func TestEncryptedWithAgent(t *testing.T) {
 	if n := calls(); n != 1 {
 		t.Errorf("verify --all of one epoch called gpg %d times, want once", n)
 	}
+	owner.must(t, nil, "verify", "--all", "--read-data", "--wal")
+	owner.must(t, nil, "wal-verify", "--read-data")
+	owner.must(t, nil, "backup-fetch", "--with-wal", target(t), "LATEST")
+	if n := calls(); n != 3 {
+		t.Errorf("three commands that read many segments called gpg %d times, want once each", n)
+	}
 	dir = target(t)
 	owner.must(t, nil, "backup-fetch", "--recover", dir, "LATEST")
 	if conf := read(t, filepath.Join(dir, "postgresql.auto.conf")); !strings.Contains(conf, "GNUPGHOME="+r.home) {

@@ -40,7 +40,7 @@ It tells only what is there; wal-verify judges.`,
 				if err != nil {
 					return err
 				}
-				r, err := surveyWAL(ctx, s.walReads(b), nil)
+				r, err := surveyWAL(ctx, s.walReadsMany(b), nil)
 				if r == nil {
 					return err
 				}
@@ -93,7 +93,7 @@ func walVerify(ctx context.Context, s *session, known []string, readData, asJSON
 	if err != nil {
 		return err
 	}
-	r, err := surveyWAL(ctx, s.walReads(b), ranges)
+	r, err := surveyWAL(ctx, s.walReadsMany(b), ranges)
 	if r == nil {
 		return err
 	}
