@@ -155,6 +155,7 @@ func (c *copier) begin(ctx context.Context, number int, s source, tasks chan<- e
 		return err
 	}
 	fc := &fileCopy{number: number, source: s, file: f, size: info.Size(), before: before}
+	beginReads(f)
 	fc.left = int((fc.size + int64(c.extent) - 1) / int64(c.extent))
 	fc.note = c.notes.note(s, info, fc.left)
 	if fc.left == 0 {
@@ -216,8 +217,14 @@ func (c *copier) copyExtent(ctx context.Context, writer *chunkstore.Writer, t ex
 			return err
 		}
 	}
+	// What the server keeps in the page cache stays there, the rest isn't left
+	// in its place.
+	drop := uncached(fc.file, offset, int64(len(buf)))
 	if err := readPadded(fc.file, buf, offset); err != nil {
 		return err
+	}
+	if drop {
+		dropCached(fc.file, offset, int64(len(buf)))
 	}
 	if fc.source.verify != nil {
 		reread := func(b []byte, at int64) error { return readPadded(fc.file, b, at) }
