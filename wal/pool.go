@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,9 +21,6 @@ import (
 )
 
 const (
-	// poolBytes bounds what the files that are pushed beside the named one may
-	// take in memory together: an object is held until it is stored.
-	poolBytes = 256 << 20
 	// leastGrace is how long files that are on their way may at least go on when
 	// the named one is done.
 	leastGrace = time.Second
@@ -37,6 +35,10 @@ type Pool struct {
 	// Size is how many files are pushed in a run at most, the named one included.
 	// Below 2 it is that one alone.
 	Size int
+	// Memory bounds the bytes of the files that are pushed beside the named one at
+	// once: what is stored of each is held until it is. One is always pushed. 0 means
+	// 256 MiB.
+	Memory int64
 	// Push archives the file at a path. It returns nil only when that is durable.
 	// It is called for several files at once.
 	Push func(ctx context.Context, path string) error
@@ -119,7 +121,8 @@ func (p Pool) pushOthers(ctx context.Context, path string, named, noMore <-chan 
 	for histories < len(ready) && strings.HasSuffix(ready[histories], ".history") {
 		histories++
 	}
-	b := batch{pool: p, dir: filepath.Dir(path), status: status, before: named, noMore: noMore, room: semaphore.NewWeighted(poolBytes)}
+	b := batch{pool: p, dir: filepath.Dir(path), status: status, before: named, noMore: noMore, most: cmp.Or(p.Memory, 256<<20)}
+	b.room = semaphore.NewWeighted(b.most)
 	// A timeline's segments are of no use without its history, and another's with
 	// the same number must not be mixed with them.
 	if b.push(ctx, ready[:histories]) {
@@ -135,6 +138,7 @@ type batch struct {
 	before      <-chan struct{} // closed when nothing is under way of what begun so far
 	noMore      <-chan struct{} // closed when none may begin
 	room        *semaphore.Weighted
+	most        int64 // that room has
 
 	mu     sync.Mutex
 	marked int // files of which the status was changed
@@ -153,7 +157,7 @@ func (b *batch) push(ctx context.Context, names []string) bool {
 			b.leave(ctx, name, err)
 			continue
 		}
-		weight := min(max(before.Size(), 1), maxHeld)
+		weight := min(max(before.Size(), 1), maxHeld, b.most)
 		if b.room.Acquire(ctx, weight) != nil || b.ended() {
 			b.fail()
 			break

@@ -394,3 +394,37 @@ func TestPoolsAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// A pool holds no more than it may, but always one file.
+func TestPoolMemory(t *testing.T) {
+	t.Parallel()
+	for memory, want := range map[int64]int{1: 1, int64(3 * mb): 3} {
+		c := newCluster(t)
+		for no := uint64(1); no <= 8; no++ {
+			c.ready(t, c.name(1, no))
+		}
+		var mu sync.Mutex
+		now, most := 0, 0
+		named := c.path(c.name(1, 1))
+		p := wal.Pool{Size: 32, Memory: memory, Push: func(_ context.Context, path string) error {
+			if path == named {
+				return nil
+			}
+			mu.Lock()
+			now++
+			most = max(most, now)
+			mu.Unlock()
+			time.Sleep(5 * time.Millisecond)
+			mu.Lock()
+			now--
+			mu.Unlock()
+			return nil
+		}}
+		if err := p.Run(limited(t, time.Hour), named); err != nil {
+			t.Fatal(err)
+		}
+		if most < 1 || most > want {
+			t.Errorf("%d files at once with memory for %d", most, want)
+		}
+	}
+}

@@ -30,6 +30,7 @@ type config struct {
 	level         int           // of zstd
 	pushTimeout   time.Duration
 	fetchRetry    time.Duration
+	poolMemory    int64 // bytes of the files that wal-push holds beside the named one
 	prefetchBytes int64 // that wal-fetch may have lie ahead
 	attempts      int   // per storage request; 0: what time limits allow, negative: no bound
 
@@ -72,6 +73,7 @@ func (a *app) loadConfig() (config, error) {
 	if c.pushTimeout == 0 {
 		r.complain(errors.New("WALE_PUSH_TIMEOUT: 0 leaves wal-push no time: want a duration such as 60s"))
 	}
+	c.poolMemory = r.bytes("WALE_POOL_MEMORY", 256<<20)
 	c.fetchRetry = r.duration("WALE_FETCH_RETRY", 30*time.Second)
 	c.prefetchBytes = r.bytes("WALE_PREFETCH_BYTES", 256<<20)
 	c.attempts = r.attempts()

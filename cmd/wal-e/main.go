@@ -45,14 +45,14 @@ func beShortLived() {
 	}
 }
 
-// pooledMemory is where the collector stops letting garbage grow when several
-// files are pushed: the objects that a pool may hold (256 MiB), and what works on
-// them. It is no hard bound: where more is in use, the collector works more.
-const pooledMemory = 320 << 20
+// besidePool is what the program takes beside the objects that a pool holds, before
+// the collector stops letting garbage grow.
+const besidePool = 64 << 20
 
-// bePooled takes back what beShortLived did, when there is work for all cores.
-func bePooled(procs int) {
-	debug.SetMemoryLimit(pooledMemory)
+// bePooled takes back what beShortLived did, when there is work for all cores. Where
+// more than held and that is in use, the collector works more: it is no hard bound.
+func bePooled(procs int, held int64) {
+	debug.SetMemoryLimit(held + besidePool)
 	debug.SetGCPercent(100)
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(procs)

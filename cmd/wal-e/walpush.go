@@ -83,11 +83,11 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 		return walBucket, walErr
 	}
 	pool := wal.Pool{
-		Size: poolSize,
+		Size: poolSize, Memory: max(s.poolMemory, 1),
 		Push: func(ctx context.Context, file string) error {
 			cfg := wal.Config{Bucket: b, Level: s.level, Log: s.log, Admit: admit}
 			if file != path {
-				widen.Do(func() { bePooled(min(runtime.NumCPU(), poolCores)) })
+				widen.Do(func() { bePooled(min(runtime.NumCPU(), poolCores), s.poolMemory) })
 				cfg.Workers = 1 // there are files enough for all cores
 				cfg.Compressors = compressors
 			}
