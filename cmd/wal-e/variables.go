@@ -30,7 +30,7 @@ func variables() []variable {
 		{"WALE_LAYOUT", "what the prefix has; dedup if it is empty", "dedup or classic: the layout to write in"},
 		{"WALE_COMPRESSION", "zstd", "zstd[:LEVEL], LEVEL 1 (fastest) to 22"},
 		{"WALE_PUSH_TIMEOUT", "60s", "how long wal-push may take in all"},
-		{"WALE_POOL_MEMORY", "256MB", "how much of the files that wal-push sends beside the named one may be in memory at once; the program takes some 60MB besides"},
+		{"WALE_POOL_MEMORY", "256MB", "how much of the files that wal-push sends beside the named one may be in memory at once; the program takes some 110MB besides"},
 		{"WALE_FETCH_RETRY", "30s", "how long wal-fetch tries storage that can't be reached before it gives up"},
 		{"WALE_PREFETCH_BYTES", "256MB", "how much wal-fetch may fetch ahead: a number of bytes, or a form like 64MB"},
 		{"WALE_RETRIES", "", "attempts per storage request, 0 for no bound; without it, what the time limits allow"},
