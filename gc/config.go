@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"wal-e/chunkstore"
+	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 )
 
@@ -43,6 +44,9 @@ type Config struct {
 	// Ranges names valid backups beyond the window of point-in-time recovery:
 	// of each just the WAL from its start to its stop is kept.
 	Ranges []chunkstore.Ref
+	// Floors says of systems from where on their WAL is needed by what isn't a
+	// run: by backups of the classic layout. It only ever keeps more.
+	Floors map[string]postgres.LSN
 	// Ended are systems of which retention found that they have ended.
 	Ended []EndedSystem
 	// Everything removes also what unfinished pushes left for the next one, and

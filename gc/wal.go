@@ -78,6 +78,9 @@ func (c *collector) findFloors(ctx context.Context, v *view, young []*outcome) (
 	for _, o := range young {
 		lower(o.system, o.needs.start)
 	}
+	for system, start := range c.cfg.Floors {
+		lower(system, start)
+	}
 	for _, r := range v.of(open) {
 		start, err := postgres.ParseLSN(r.intent.Start)
 		if err != nil {

@@ -65,6 +65,9 @@ func (c *collector) findEnded(ctx context.Context, orphans map[string][]storage.
 		if pushes[system] {
 			continue // its segment size isn't known, so it has no floor
 		}
+		if _, needed := c.cfg.Floors[system]; needed {
+			continue
+		}
 		newest := slices.MaxFunc(files, func(a, b storage.Object) int { return a.ModTime.Compare(b.ModTime) }).ModTime
 		if d, ok := last[system]; ok && !newest.After(d.at) && c.followed(system, newest) {
 			ended[system] = d.size

@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"wal-e/backup"
+	"wal-e/compat"
 	"wal-e/gc"
 	"wal-e/internal/storage"
 )
@@ -118,16 +120,21 @@ func newDeleteEverythingCommand(a *app, f *deleteFlags) *cobra.Command {
 }
 
 func newDeleteOldCommand(a *app, f *deleteFlags) *cobra.Command {
-	return &cobra.Command{
-		Use:     "old-versions",
-		Short:   "delete what layouts before 005 left",
-		Long:    "Delete the folders of layouts 000 to 004, which no program of today reads.",
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "old-versions",
+		Short: "delete what older layouts left",
+		Long: `Delete the folders of layouts 000 to 004, which no program of today reads. Where
+the prefix has the new layout, 006, the classic one, 005, is old as well: it goes,
+backups and WAL, once there is a base backup in the new one.`,
 		Example: "  wal-e delete --confirm old-versions",
 		Args:    arguments(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.do(cmd, func(ctx context.Context, s *session) error { return deleteOldVersions(ctx, s, !f.really()) })
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.do(cmd, func(ctx context.Context, s *session) error { return deleteOldVersions(ctx, s, !f.really(), force) })
 		},
 	}
+	cmd.Flags().BoolVar(&force, "force", false, "delete classic backups though there is none in the new layout")
+	return cmd
 }
 
 // really tells whether to delete.
@@ -159,18 +166,29 @@ func (f *deleteFlags) byPolicy(a *app, set func(p *gc.Policy, args []string) err
 
 // delete decides by a policy, says what that means, and deletes when confirmed.
 func (f *deleteFlags) delete(ctx context.Context, s *session, p gc.Policy, collect gc.Config) error {
-	b, err := s.openForDelete(ctx)
+	b, err := s.openBucket(use{requests: deleteRequests, reads: true})
 	if err != nil {
 		return err
+	}
+	contents, err := compat.Detect(ctx, b)
+	if err != nil {
+		return layoutUnknown(err)
 	}
 	s.prepareCollection(ctx, b, &collect)
 	now, err := s.probeForDelete(ctx, &collect)
 	if err != nil {
 		return err
 	}
-	if collect.Catalog, err = gc.ReadCatalog(ctx, b, deleteRequests, nil); err != nil {
+	var classic *classicLayout
+	if contents.Classic {
+		if classic, err = s.readClassic(ctx, b, now, stalledAfter(collect.FenceAfter), p.Everything); err != nil {
+			return err
+		}
+	}
+	if collect.Catalog, err = gc.ReadCatalog(ctx, b, deleteRequests, classic.catalog()); err != nil {
 		return err
 	}
+	classic.add(collect.Catalog)
 	plan, err := gc.Decide(p, collect.Catalog, now)
 	if err != nil {
 		return err
@@ -179,17 +197,38 @@ func (f *deleteFlags) delete(ctx context.Context, s *session, p gc.Policy, colle
 	for _, r := range plan.Records(b.URL(), collect.DryRun) {
 		writeRecord(ctx, collect.Log, r)
 	}
-	collect.Ranges, collect.Ended = plan.Ranges(), plan.Ended()
-	report, err := gc.Delete(ctx, collect, plan.Victims())
-	if report != nil && f.json {
-		err = errors.Join(err, json.NewEncoder(s.stdout).Encode(struct {
-			Plan   *gc.Plan   `json:"plan"`
-			Report *gc.Report `json:"report"`
-		}{plan, report}))
-	} else if report != nil {
-		logCollected(ctx, collect.Log, report)
+	collect.Ranges, collect.Ended, collect.Floors = plan.Ranges(), plan.Ended(), classic.floors(collect.Catalog, plan)
+	result := deleteResult{Plan: plan}
+	if classic != nil {
+		result.Classic, err = classic.delete(ctx, s, plan, &collect, now)
 	}
-	return err
+	if err == nil && (contents.Dedup || !contents.Classic) {
+		result.Report, err = gc.Delete(ctx, collect, plan.Victims())
+	}
+	return errors.Join(err, result.tell(ctx, s, &collect, f.json))
+}
+
+// A deleteResult is what delete --json prints.
+type deleteResult struct {
+	Plan    *gc.Plan        `json:"plan"`
+	Report  *gc.Report      `json:"report"`            // null in an archive that is classic only
+	Classic *compat.Deleted `json:"classic,omitempty"` // of the classic layout
+}
+
+func (r deleteResult) tell(ctx context.Context, s *session, c *gc.Config, asJSON bool) error {
+	if r.Report == nil && r.Classic == nil {
+		return nil
+	}
+	if asJSON {
+		return json.NewEncoder(s.stdout).Encode(r)
+	}
+	if r.Classic != nil {
+		logClassicDeleted(ctx, c.Log, r.Classic, c.DryRun)
+	}
+	if r.Report != nil {
+		logCollected(ctx, c.Log, r.Report)
+	}
+	return nil
 }
 
 // clockTolerance is how far the clocks of host and store may be apart without a
@@ -223,8 +262,7 @@ func (s *session) probeForDelete(ctx context.Context, collect *gc.Config) (time.
 // deleteRequests is how many requests a delete has under way at once.
 const deleteRequests = 16
 
-// openForDelete opens the archive, which must not be a classic one: of that,
-// nothing can be deleted yet.
+// openForDelete opens the archive for what there is in our layout only.
 func (s *session) openForDelete(ctx context.Context) (storage.Bucket, error) {
 	b, err := s.openBucket(use{requests: deleteRequests, reads: true})
 	if err != nil {
@@ -280,18 +318,46 @@ func staying(n int) string {
 	return counted(n, "backup") + " stay"
 }
 
-func deleteOldVersions(ctx context.Context, s *session, dryRun bool) error {
+func deleteOldVersions(ctx context.Context, s *session, dryRun, force bool) error {
 	b, err := s.openBucket(use{requests: deleteRequests, reads: true})
 	if err != nil {
 		return err
 	}
+	contents, err := compat.Detect(ctx, b)
+	if err != nil {
+		return layoutUnknown(err)
+	}
+	classic := contents.Classic && contents.Dedup
+	if classic && !force {
+		ours, err := backup.List(ctx, b, "")
+		if err != nil {
+			return err
+		}
+		if len(ours) == 0 {
+			return &message{
+				text: fmt.Sprintf("%s has no base backup in the new layout, so the classic ones are all there are", b.URL()),
+				hint: "Take one with `wal-e backup-push`, or import the classic ones. --force deletes them nevertheless.",
+			}
+		}
+	}
 	writeRecord(ctx, s.log, gc.StartRecord(dryRun))
+	log := s.workerLog()
 	for _, folder := range gc.OldVersions() {
-		if err := deleteFolder(ctx, s.workerLog(), b, folder, dryRun); err != nil {
+		if err := deleteFolder(ctx, log, b, folder, dryRun); err != nil {
 			return err
 		}
 	}
-	return nil
+	if !classic {
+		return nil
+	}
+	deleted, err := compat.Delete(ctx, compat.DeleteConfig{
+		Bucket: b, Everything: true, DryRun: dryRun,
+		Deleting: func(key string) { writeRecord(ctx, log, gc.KeyRecord(b.URL(), key, true, dryRun)) },
+	})
+	if err == nil {
+		logClassicDeleted(ctx, log, deleted, dryRun)
+	}
+	return err
 }
 
 // deleteFolder deletes all objects below a folder, a batch at a time.

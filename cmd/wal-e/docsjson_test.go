@@ -27,7 +27,7 @@ func TestJSONDocs(t *testing.T) {
 		// What marshals itself is named by a value.
 		"delete": {gc.Plan{}, map[string]any{"plan": gc.Plan{
 			Decisions: []gc.Decision{{}}, Horizons: []gc.Horizon{{Ranges: []gc.WALRange{{}}}},
-		}, "report": 0}},
+		}, "report": 0, "classic": compat.Deleted{}}},
 		"gc":         {gc.Report{}},
 		"verify":     {verifyReport{}},
 		"check":      {checkup.Finding{}, map[string]any{"status": "", "findings": 0}},

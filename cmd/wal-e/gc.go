@@ -86,6 +86,9 @@ func collect(ctx context.Context, s *session, c gc.Config, asJSON bool) error {
 		return err
 	}
 	s.prepareCollection(ctx, b, &c)
+	if c.Floors, err = s.classicFloors(ctx, b, time.Now(), stalledAfter(c.FenceAfter)); err != nil {
+		return err
+	}
 	report, err := gc.Collect(ctx, c)
 	if report != nil && asJSON {
 		err = errors.Join(err, json.NewEncoder(s.stdout).Encode(report))

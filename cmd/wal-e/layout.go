@@ -48,8 +48,7 @@ func layoutUnknown(err error) error {
 	return &message{text: "cannot tell which layout the archive has", detail: err.Error(), err: err}
 }
 
-const switchHint = "wal-e upgrade-layout --confirm begins the new layout beside the classic one. " +
-	"Classic backups are deleted with classic WAL-E."
+const switchHint = "wal-e upgrade-layout --confirm begins the new layout beside the classic one."
 
 // admission returns the function that wal-push asks whether the archive takes
 // WAL of a system. Once the archive has said so, the answer is known on this
