@@ -31,6 +31,8 @@ what is missing between them, and for each base backup the timelines and the mom
 which it recovers. A moment is when the last segment was archived, by the store's clock:
 what was committed up to about then can be recovered.
 
+What stands in the classic layout is listed by timeline alone, in segments of 16 MB.
+
 It tells only what is there; wal-verify judges.`,
 		Example: "  wal-e wal-show\n  wal-e wal-show --json",
 		Args:    arguments(),
@@ -68,7 +70,9 @@ what is wrong and exits 1.
 A gap that nothing can be done about is acknowledged with --known-gap. It is an alarm
 nevertheless as long as there is no base backup behind it: take one.
 
-With --read-data each file is read and proven, instead of its name only.`,
+Of WAL in the classic layout it finds what is missing between segments of 16 MB.
+
+With --read-data each file, but for classic ones, is read and proven, instead of its name only.`,
 		Example: "  wal-e wal-verify\n  wal-e wal-verify --known-gap 000000010000000000000012-000000010000000000000014",
 		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -125,6 +129,8 @@ type walReport struct {
 	OK       bool         `json:"ok"`
 	Problems []string     `json:"problems"`
 	Systems  []*walSystem `json:"systems"`
+
+	classic []*classicLog // in the classic layout
 }
 
 type walSystem struct {
@@ -200,7 +206,13 @@ func surveyWAL(ctx context.Context, b storage.Bucket, known []knownGap) (*walRep
 			r.Problems = append(r.Problems, fmt.Sprintf("backup %s of system %s: there is no WAL of that system", base.Name, system))
 		}
 	}
-	if len(r.Systems) == 0 {
+	if r.classic, err = surveyClassic(ctx, b, known); err != nil {
+		return nil, err
+	}
+	for _, l := range r.classic {
+		r.Problems = append(r.Problems, l.problems()...)
+	}
+	if len(r.Systems) == 0 && len(r.classic) == 0 {
 		r.Problems = append(r.Problems, fmt.Sprintf("%s holds no WAL at all", b.URL()))
 	}
 	slices.Sort(r.Problems)
@@ -405,7 +417,7 @@ func (r *walReport) print(w io.Writer) error {
 			return err
 		}
 	}
-	return nil
+	return printClassic(w, r.classic)
 }
 
 // printVerdict writes a line per system, and one per gap that is known.
@@ -424,6 +436,9 @@ func (r *walReport) printVerdict(w io.Writer) error {
 			s.System, segments, len(s.Timelines), len(s.Windows)); err != nil {
 			return err
 		}
+	}
+	if err := printClassic(w, r.classic); err != nil {
+		return err
 	}
 	verdict := "ok"
 	if !r.OK {

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"wal-e/compat"
+	"wal-e/internal/postgres"
+	"wal-e/internal/storage"
+)
+
+// A classicLog is the WAL of a timeline in the classic layout, which knows neither
+// systems nor segment sizes: names tell all there is.
+type classicLog struct {
+	timeline    postgres.Timeline
+	segments    uint64
+	first, last string
+	gaps        []walGap
+}
+
+// surveyClassic lists the WAL of the classic layout, by timeline. A gap is needed
+// when a backup begins before its end, on whatever timeline.
+func surveyClassic(ctx context.Context, b storage.Bucket, known []knownGap) ([]*classicLog, error) {
+	oldest, err := oldestClassic(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	var logs []*classicLog
+	var previous postgres.Segment
+	folder, suffix, _ := strings.Cut(compat.WALKey("*"), "*")
+	for o, err := range b.List(ctx, folder, "") {
+		if err != nil {
+			return nil, fmt.Errorf("list the classic WAL in %s: %w", b.URL(), err)
+		}
+		name, ok := strings.CutSuffix(strings.TrimPrefix(o.Key, folder), suffix)
+		seg, err := postgres.ParseSegment(name, postgres.DefaultSegmentSize)
+		if !ok || err != nil {
+			continue // a history, a .partial or .backup file, or of a size that classic WAL-E never knew
+		}
+		if len(logs) == 0 || logs[len(logs)-1].timeline != seg.Timeline {
+			logs = append(logs, &classicLog{timeline: seg.Timeline, first: name})
+		} else if seg.No > previous.No+1 {
+			l := logs[len(logs)-1]
+			gap := walGap{
+				First:    postgres.Segment{Timeline: seg.Timeline, No: previous.No + 1}.Name(postgres.DefaultSegmentSize),
+				Last:     postgres.Segment{Timeline: seg.Timeline, No: seg.No - 1}.Name(postgres.DefaultSegmentSize),
+				Segments: seg.No - previous.No - 1,
+			}
+			gap.Needed = oldest != "" && gap.Last[8:] >= oldest[8:]
+			gap.Known = slices.ContainsFunc(known, func(k knownGap) bool { return k.covers(gap) })
+			l.gaps = append(l.gaps, gap)
+		}
+		l := logs[len(logs)-1]
+		l.segments++
+		l.last, previous = name, seg
+	}
+	return logs, nil
+}
+
+// oldestClassic returns the first segment of the oldest classic backup, by its
+// number, "" when there is no backup.
+func oldestClassic(ctx context.Context, b storage.Bucket) (oldest string, err error) {
+	for o, err := range b.List(ctx, "basebackups_005/", "") {
+		if err != nil {
+			return "", fmt.Errorf("list the classic backups in %s: %w", b.URL(), err)
+		}
+		base, ok := strings.CutSuffix(strings.TrimPrefix(o.Key, "basebackups_005/"), "_backup_stop_sentinel.json")
+		name, err := compat.ParseName(base)
+		if !ok || err != nil {
+			continue
+		}
+		if oldest == "" || name.Segment[8:] < oldest[8:] {
+			oldest = name.Segment
+		}
+	}
+	return oldest, nil
+}
+
+// problems says what a classic backup can't be recovered over.
+func (l *classicLog) problems() []string {
+	var problems []string
+	for _, g := range l.gaps {
+		if g.Needed && !g.Known {
+			missing := g.First
+			if g.Segments > 1 {
+				missing += " to " + g.Last
+			}
+			problems = append(problems, fmt.Sprintf("classic layout: %d segments are missing: %s", g.Segments, missing))
+		}
+	}
+	return problems
+}
+
+// printClassic prints the WAL of the classic layout, as wal-show does.
+func printClassic(w io.Writer, logs []*classicLog) error {
+	for _, l := range logs {
+		if _, err := fmt.Fprintf(w, "classic layout, timeline %d: %d segments, %s to %s\n", l.timeline, l.segments, l.first, l.last); err != nil {
+			return err
+		}
+		for _, g := range l.gaps {
+			why := "no backup needs it"
+			if g.Needed {
+				why = "a backup needs it"
+			}
+			if _, err := fmt.Fprintf(w, "  missing: %s to %s, %d segments; %s\n", g.First, g.Last, g.Segments, why); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
