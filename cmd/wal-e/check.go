@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"text/tabwriter"
+	"math"
+	"os"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"wal-e/backup"
 	"wal-e/internal/checkup"
@@ -69,7 +73,10 @@ func checkArchive(ctx context.Context, s *session, dirs []string, asJSON bool) e
 		return err
 	}
 	findings := checkup.Storage(ctx, b, time.Now)
-	findings = append(findings, checkup.Encryption(s.encryptionFacts(ctx, b, time.Now()))...)
+	if findings.Reached() {
+		findings = append(findings, checkup.Archive(s.archiveFacts(ctx, b), time.Now())...)
+		findings = append(findings, checkup.Encryption(s.encryptionFacts(ctx, b, time.Now()))...)
+	}
 	for _, dir := range dirs {
 		findings = append(findings, checkup.Server(ctx, checkup.ServerConfig{
 			Dir: dir,
@@ -101,12 +108,89 @@ func printFindings(w io.Writer, findings checkup.Findings, asJSON bool) error {
 			Findings checkup.Findings `json:"findings"`
 		}{findings.Worst(), findings})
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	status, area, check := 0, 0, 0
 	for _, f := range findings {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", f.Status, f.Area, f.Check, f.Found)
+		status, area, check = max(status, len(f.Status)), max(area, len(f.Area)), max(check, len(f.Check))
+	}
+	indent := strings.Repeat(" ", status+area+check+6)
+	width := terminalWidth(w)
+	for _, f := range findings {
+		text := wrap(f.Found, width-len(indent), indent)
 		if f.Fix != "" {
-			fmt.Fprintf(t, "\t\t\tto do: %s\n", f.Fix)
+			text += "\n" + indent + wrap("to do: "+f.Fix, width-len(indent), indent)
+		}
+		if _, err := fmt.Fprintf(w, "%-*s  %-*s  %-*s  %s\n", status, f.Status, area, f.Area, check, f.Check, text); err != nil {
+			return err
 		}
 	}
-	return t.Flush()
+	_, err := fmt.Fprintf(w, "\n%s\n", summary(findings))
+	return err
+}
+
+// terminalWidth is how many columns a terminal has. What is no terminal has no end:
+// who reads it there looks for lines.
+func terminalWidth(w io.Writer) int {
+	if f, ok := w.(*os.File); ok {
+		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil && size.Col > 0 {
+			return int(size.Col)
+		}
+	}
+	return math.MaxInt
+}
+
+// wrap breaks a text between words into lines of a width, but no narrower ones than
+// can be read, of which all but the first are indented.
+func wrap(text string, width int, indent string) string {
+	width = max(width, 40)
+	var b strings.Builder
+	at := 0
+	for i, word := range strings.Fields(text) {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case at+1+n > width:
+			b.WriteString("\n" + indent)
+			at = 0
+		default:
+			b.WriteByte(' ')
+			at++
+		}
+		b.WriteString(word)
+		at += n
+	}
+	return b.String()
+}
+
+// summary says in a line what the findings come to.
+func summary(findings checkup.Findings) string {
+	n := make(map[checkup.Status]int)
+	for _, f := range findings {
+		n[f.Status]++
+	}
+	if n[checkup.OK] == len(findings) {
+		return fmt.Sprintf("%d checks, and all is well.", len(findings))
+	}
+	what := ""
+	switch findings.Worst() {
+	case checkup.Failure:
+		what = "what failed will not work, or lose backups"
+	default:
+		what = "it works today"
+	}
+	text := fmt.Sprintf("%d checks: %s.", len(findings), what)
+	for _, s := range []struct {
+		status    checkup.Status
+		one, more string
+	}{
+		{checkup.Failure, "failure", "failures"}, {checkup.Warning, "warning", "warnings"}, {checkup.Unknown, "couldn't be found out", "couldn't be found out"},
+	} {
+		switch n[s.status] {
+		case 0:
+		case 1:
+			text += " 1 " + s.one + "."
+		default:
+			text += fmt.Sprintf(" %d %s.", n[s.status], s.more)
+		}
+	}
+	return text
 }

@@ -1,9 +1,10 @@
 package main_test
 
 import (
-	"strings"
+	"encoding/json"
 	"testing"
 
+	"wal-e/internal/checkup"
 	"wal-e/internal/pgtest"
 )
 
@@ -15,11 +16,16 @@ func TestCheckServer(t *testing.T) {
 		c := a.start(t, pgtest.Options{Major: major, DataChecksums: true, Conf: map[string]string{"archive_timeout": "60s"}})
 		c.WaitArchived(t, c.SwitchWAL(t))
 		c.WaitFor(t, "SELECT archived_count > 0 FROM pg_stat_archiver", "t")
-		r := a.must(t, c, "--terse", "check", c.Dir)
-		for line := range strings.Lines(r.stdout) {
+		a.push(t, c)
+		r := a.must(t, c, "--terse", "check", "--json", c.Dir)
+		var all struct{ Findings checkup.Findings }
+		if err := json.Unmarshal([]byte(r.stdout), &all); err != nil || len(all.Findings) < 10 {
+			t.Fatalf("check --json printed %q: %v", r.stdout, err)
+		}
+		for _, f := range all.Findings {
 			// pgtest switches fsync off, which check rightly dislikes.
-			if !strings.HasPrefix(line, "ok ") && !strings.Contains(line, "fsync") {
-				t.Errorf("of a sound server: %s", line)
+			if f.Status != checkup.OK && f.Check != "fsync" {
+				t.Errorf("of a sound server: %+v", f)
 			}
 		}
 		c.Exec(t, "ALTER SYSTEM SET archive_command = '/bin/false'")

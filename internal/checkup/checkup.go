@@ -47,6 +47,10 @@ func (f Findings) Worst() Status {
 	return worst
 }
 
+// Reached reports whether Storage, whose findings come first, could list the prefix:
+// without that every other check of what is stored would say the same once more.
+func (f Findings) Reached() bool { return len(f) > 0 && f[0].Status != Failure }
+
 // A list collects findings of one area.
 type list struct {
 	area     string

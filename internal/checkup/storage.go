@@ -16,7 +16,7 @@ const (
 	area      = "storage"
 	probeDir  = "probe_006/" // gc removes what is left there
 	racers    = 8
-	probeSize = 256 << 10 // bytes
+	probeSize = 252 << 10 // bytes; a multiple of 12
 	clockSlip = time.Minute
 )
 
@@ -281,4 +281,4 @@ func (s *store) remove(ctx context.Context) {
 	}
 }
 
-func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+func round(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
