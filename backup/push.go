@@ -49,6 +49,10 @@ type PushConfig struct {
 
 	Workers  int   // cores that read, hash and compress; 0 means 4
 	ReadRate int64 // bytes read per second in all; 0 means no limit
+	// Memory is how many bytes a push may take, as far as it can: packs are
+	// smaller and fewer cores work when it is little. 0 means what packs of 32 MiB
+	// and Workers take.
+	Memory int64
 	// Rewrite is how many bytes of sparse packs are stored anew at most; 0 means
 	// 1 GiB, negative none.
 	Rewrite int64
@@ -75,6 +79,9 @@ func (c *PushConfig) setDefaults() {
 	if c.Settle == 0 {
 		c.Settle = defaultSettle
 	}
+	if c.Memory > 0 {
+		c.Workers = min(c.Workers, int(max(1, (c.Memory-baseMemory)/2/workerMemory)))
+	}
 	if c.WALTimeout == 0 {
 		c.WALTimeout = time.Hour
 	}
@@ -84,6 +91,22 @@ func (c *PushConfig) setDefaults() {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+}
+
+// What a push takes in bytes, about, beside packs: in all, and for a core.
+const (
+	baseMemory   = 48 << 20
+	workerMemory = 10 << 20
+)
+
+// packSize is the size of packs when Memory is set: one is open, one waits,
+// three are on their way, and garbage takes as much again as all that.
+func (c *PushConfig) packSize() int {
+	if c.Memory <= 0 {
+		return 0
+	}
+	left := c.Memory - baseMemory - int64(c.Workers)*workerMemory
+	return int(min(32<<20, max(2<<20, left/8)))
 }
 
 // A PushResult is a backup that exists.
@@ -284,7 +307,7 @@ func (p *pusher) begin(ctx context.Context, tl postgres.Timeline, start postgres
 		intent.HostID = p.state.hostID
 	}
 	var err error
-	p.push, err = p.store.Begin(ctx, chunkstore.PushConfig{Name: name, Intent: intent, Table: p.table, Rewrite: p.cfg.Rewrite, Now: p.cfg.Now})
+	p.push, err = p.store.Begin(ctx, chunkstore.PushConfig{Name: name, Intent: intent, Table: p.table, PackSize: p.cfg.packSize(), Rewrite: p.cfg.Rewrite, Now: p.cfg.Now})
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -21,6 +22,8 @@ import (
 type pushFlags struct {
 	poolSize         int
 	readRate         int
+	networkRate      int
+	memory           int
 	whileOffline     bool
 	checkpoint       string
 	includeLogs      bool
@@ -68,6 +71,8 @@ func (f *pushFlags) bind(cmd *cobra.Command) {
 	flags.SortFlags = false
 	flags.VarP(numberOption(&f.poolSize, 4), "pool-size", "p", "cores that read and compress, and storage requests at once")
 	flags.Var(numberOption(&f.readRate, 0), "cluster-read-rate-limit", "`BYTES` read per second at most, in all; 0 for no limit")
+	flags.Var(numberOption(&f.networkRate, 0), "network-rate-limit", "`BYTES` of objects per second at most, in all; 0 for no limit")
+	flags.Var(numberOption(&f.memory, 0), "memory", "`BYTES` of memory to do with, at least 100000000; 0 for some 250 MB with four cores")
 	flags.BoolVar(&f.whileOffline, "while-offline", false, "back up a stopped cluster; it needs no archive to start")
 	flags.StringVar(&f.checkpoint, "checkpoint", "spread", "`MODE` of the checkpoint that begins the backup: spread, which may take minutes, or fast")
 	flags.BoolVar(&f.includeLogs, "include-logs", false, "also back up the server's log folder")
@@ -87,6 +92,10 @@ func (f pushFlags) check() error {
 		return fmt.Errorf("--pool-size %d: want at least 1", f.poolSize)
 	case f.readRate < 0:
 		return fmt.Errorf("--cluster-read-rate-limit %d: want bytes per second, or 0 for no limit", f.readRate)
+	case f.networkRate < 0:
+		return fmt.Errorf("--network-rate-limit %d: want bytes per second, or 0 for no limit", f.networkRate)
+	case f.memory != 0 && f.memory < leastPushMemory:
+		return fmt.Errorf("--memory %d: want at least %d bytes, or 0", f.memory, leastPushMemory)
 	case f.checkpoint != "spread" && f.checkpoint != "fast":
 		return fmt.Errorf("--checkpoint %q: want spread or fast", f.checkpoint)
 	case f.rewriteBudget < 0:
@@ -98,6 +107,9 @@ func (f pushFlags) check() error {
 	}
 	return nil
 }
+
+// leastPushMemory is what --memory must be at least.
+const leastPushMemory = 100_000_000
 
 // rewrite is the budget as backup.PushConfig has it.
 func (f pushFlags) rewrite() int64 {
@@ -128,6 +140,13 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 	if err != nil {
 		return err
 	}
+	if f.networkRate > 0 {
+		b = storage.Rate(b, int64(f.networkRate))
+	}
+	if f.memory > 0 {
+		// What isn't the heap's own, and what lies over it between collections.
+		debug.SetMemoryLimit(int64(f.memory) * 3 / 4)
+	}
 	counter := storage.Counted(b)
 	result, err := backup.Push(ctx, backup.PushConfig{
 		Bucket:           counter,
@@ -144,6 +163,7 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 		Reread:           f.rereadWithin,
 		Workers:          f.poolSize,
 		ReadRate:         int64(f.readRate),
+		Memory:           int64(f.memory),
 		Rewrite:          f.rewrite(),
 		MissingWAL:       missingWAL(counter),
 		WALTimeout:       f.walTimeout,

@@ -22,6 +22,7 @@ func TestConformance(t *testing.T) {
 	t.Parallel()
 	for name, wrap := range map[string]func(storage.Bucket) storage.Bucket{
 		"Limit":   func(b storage.Bucket) storage.Bucket { return storage.Limit(b, 2) },
+		"Rate":    func(b storage.Bucket) storage.Bucket { return storage.Rate(b, 1<<40) },
 		"Counted": func(b storage.Bucket) storage.Bucket { return storage.Counted(b) },
 		"Retry":   func(b storage.Bucket) storage.Bucket { return storage.Retry(b, storage.Policy{Attempts: 1}) },
 		"All": func(b storage.Bucket) storage.Bucket {
