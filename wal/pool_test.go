@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -426,5 +427,50 @@ func TestPoolMemory(t *testing.T) {
 		if most < 1 || most > want {
 			t.Errorf("%d files at once with memory for %d", most, want)
 		}
+	}
+}
+
+// What others do to archive_status meanwhile is theirs: a file that they have marked
+// or forgotten is not marked again, and nothing fails.
+func TestPoolStatusChanges(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	names := []string{c.name(1, 1), c.name(1, 2), c.name(1, 3), c.name(1, 4)}
+	c.ready(t, names...)
+	status := filepath.Join(c.dir, "pg_wal/archive_status")
+	change := func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	p := wal.Pool{Size: 32, Push: func(_ context.Context, path string) error {
+		switch ready := filepath.Join(status, filepath.Base(path)+".ready"); filepath.Base(path) {
+		case names[1]: // by another push
+			change(os.Rename(ready, strings.TrimSuffix(ready, "ready")+"done"))
+		case names[2]: // by hand
+			change(os.Remove(ready))
+		case names[3]: // both are there after a crash
+			change(os.WriteFile(strings.TrimSuffix(ready, "ready")+"done", nil, 0o600))
+		}
+		return nil
+	}}
+	if err := p.Run(limited(t, time.Hour), c.path(names[0])); err != nil {
+		t.Errorf("Run = %v, want nil", err)
+	}
+	if got, want := c.status(t), []string{names[0] + ".ready", names[1] + ".done", names[3] + ".done"}; !slices.Equal(got, want) {
+		t.Errorf("archive_status holds %v, want %v", got, want)
+	}
+
+	// The whole folder goes.
+	c.ready(t, names...)
+	p.Push = func(context.Context, string) error {
+		err := os.RemoveAll(status)
+		if err != nil && !errors.Is(err, syscall.ENOTEMPTY) {
+			t.Error(err)
+		}
+		return nil
+	}
+	if err := p.Run(limited(t, time.Hour), c.path(names[0])); err != nil {
+		t.Errorf("Run = %v without archive_status, want nil", err)
 	}
 }
