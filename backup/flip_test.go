@@ -15,7 +15,7 @@ import (
 
 // altered tells whether to alter byte i of n: of large objects the ends, where
 // headers and footers are, and some between.
-func altered(i, n int) bool { return i < 36 || n-i < 28 || i%(1+n/50) == 0 }
+func altered(i, n int) bool { return i < 24 || n-i < 26 || i%(1+n/25) == 0 }
 
 // Whatever byte of whatever object of an archive is altered: verifying everything
 // notices, in the clear and encrypted. Of larger objects a part is tried.
