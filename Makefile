@@ -42,7 +42,7 @@ test-only: go
 .PHONY: test-s3
 test-s3: go ## run the tests against S3 (MinIO, versitygw, Swift's gateway)
 	.ci/install-engines postgres minio versitygw toxiproxy swift
-	$(GO) test -count=1 -timeout 20m -run 'TestS3|Storages/s3' ./cmd/wal-e
+	$(GO) test -count=1 -timeout 20m -run 'TestS3|TestSecrets|Storages/s3' ./cmd/wal-e
 	$(GO) test -count=1 -timeout 20m ./internal/storage/s3 ./internal/storage/httpx
 
 .PHONY: test-swift
