@@ -151,3 +151,25 @@ func TestCompressedMessage(t *testing.T) {
 		t.Errorf("a message of zeros gave %d bytes, %v, want ErrDamaged", n, err)
 	}
 }
+
+// What was encrypted before a key expired stays readable with it.
+func TestExpiredKeyDecrypts(t *testing.T) {
+	t.Parallel()
+	then := time.Now().Add(-time.Hour)
+	config := &packet.Config{KeyLifetimeSecs: 60, Time: func() time.Time { return then }}
+	k := newKey(t, "old@example.com", config)
+	var message bytes.Buffer
+	w, err := pgp.Encrypt(&message, []*pgp.Entity{k}, nil, nil, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(w, "text"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := decrypt(t, keyFile(t, private(t, k)), message.Bytes()); err != nil || string(got) != "text" {
+		t.Errorf("decrypted %q, %v", got, err)
+	}
+}
