@@ -24,6 +24,10 @@ const (
 	// four packs. When collections fall, and whether uploads fall behind so that
 	// all packs are in memory, differs from run to run.
 	memorySlack = 4 * 36 << 20
+
+	// What --memory is told, and what a push may take then: it is a goal.
+	toldMemory  = 150_000_000
+	givenMemory = 180 << 20
 )
 
 // Memory of push and fetch doesn't depend on how large the cluster is.
@@ -32,7 +36,14 @@ func TestMemory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it measures a program of its own, which says nothing of races")
 	}
-	memoryIsBounded(t, 256<<20, 1<<30)
+	dir := memoryIsBounded(t, 256<<20, 1<<30)
+	p := newProgram(t)
+	defer func() { check(t, os.RemoveAll(p.prefix)) }()
+	got := peakOf(t, p.command(t, nil, "backup-push", "--while-offline", "--memory", fmt.Sprint(toldMemory), dir))
+	t.Logf("push with --memory: %d MiB", got>>20)
+	if got > givenMemory {
+		t.Errorf("push with --memory %d took %d", toldMemory, got)
+	}
 }
 
 func TestSoakMemory(t *testing.T) {
@@ -45,7 +56,8 @@ func TestSoakMemory(t *testing.T) {
 // A peak is the largest resident size of a push and of a fetch.
 type peak struct{ push, fetch int64 }
 
-func memoryIsBounded(t *testing.T, small, large int64) {
+// memoryIsBounded returns the cluster that it let grow.
+func memoryIsBounded(t *testing.T, small, large int64) (dir string) {
 	t.Helper()
 	c := stoppedCluster(t, false)
 	a, b := measure(t, c.Dir, 0, small), measure(t, c.Dir, small, large)
@@ -62,6 +74,7 @@ func memoryIsBounded(t *testing.T, small, large int64) {
 			t.Errorf("%s took %d MiB for %d MiB of data, but %d for %d", m.what, m.large>>20, large>>20, m.small>>20, small>>20)
 		}
 	}
+	return c.Dir
 }
 
 // measure lets the cluster grow from one size to another, and pushes and

@@ -72,7 +72,7 @@ func (f *pushFlags) bind(cmd *cobra.Command) {
 	flags.VarP(numberOption(&f.poolSize, 4), "pool-size", "p", "cores that read and compress, and storage requests at once")
 	flags.Var(numberOption(&f.readRate, 0), "cluster-read-rate-limit", "`BYTES` read per second at most, in all; 0 for no limit")
 	flags.Var(numberOption(&f.networkRate, 0), "network-rate-limit", "`BYTES` of objects per second at most, in all; 0 for no limit")
-	flags.Var(numberOption(&f.memory, 0), "memory", "`BYTES` of memory to do with, at least 100000000; 0 for some 250 MB with four cores")
+	flags.Var(numberOption(&f.memory, 0), "memory", "`BYTES` of memory to do with, at least 100000000; 0 for some 320 MB with four cores")
 	flags.BoolVar(&f.whileOffline, "while-offline", false, "back up a stopped cluster; it needs no archive to start")
 	flags.StringVar(&f.checkpoint, "checkpoint", "spread", "`MODE` of the checkpoint that begins the backup: spread, which may take minutes, or fast")
 	flags.BoolVar(&f.includeLogs, "include-logs", false, "also back up the server's log folder")
@@ -146,6 +146,10 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 	if f.memory > 0 {
 		// What isn't the heap's own, and what lies over it between collections.
 		debug.SetMemoryLimit(int64(f.memory) * 3 / 4)
+	} else {
+		// Packs that wait for slow storage are all alive. Garbage needn't take as
+		// much again.
+		debug.SetMemoryLimit(240<<20 + int64(f.poolSize)*20<<20)
 	}
 	counter := storage.Counted(b)
 	result, err := backup.Push(ctx, backup.PushConfig{
