@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -114,7 +115,7 @@ func Push(ctx context.Context, cfg Config, path string) (Pushed, error) {
 }
 
 // compare returns nil if what is stored under the key is what was to be pushed.
-func (cfg Config) compare(ctx context.Context, p Pushed, path string, f *localFile) error {
+func (cfg Config) compare(ctx context.Context, p Pushed, path string, f io.ReaderAt) error {
 	stored, err := ReadIdentity(ctx, cfg.Bucket, p.Key)
 	if errors.Is(err, storage.ErrNotExist) {
 		// Nodes of a store that were apart may not agree for a while on a push
@@ -153,7 +154,7 @@ const maxText = 64 << 10
 
 // addTexts adds what both history files say. That the stored one can't be read
 // is no reason to say less about the conflict.
-func (cfg Config) addTexts(ctx context.Context, e *ConflictError, key string, f *localFile) {
+func (cfg Config) addTexts(ctx context.Context, e *ConflictError, key string, f io.ReaderAt) {
 	e.LocalText = make([]byte, min(e.Local.Length, maxText))
 	n, _ := f.ReadAt(e.LocalText, 0)
 	e.LocalText = e.LocalText[:n]

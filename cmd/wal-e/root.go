@@ -95,6 +95,7 @@ func subcommands(a *app) []*cobra.Command {
 		newAdoptSystemCommand(a),
 		newKeyCommand(a),
 		newUpgradeLayoutCommand(a),
+		newImportCommand(a),
 		newWALPushCommand(a),
 		newWALFetchCommand(a),
 		newWALPrefetchCommand(a),
