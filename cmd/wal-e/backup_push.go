@@ -128,9 +128,6 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 	case err != nil:
 		return err
 	case layout == compat.Classic:
-		if err := s.refuseClassicSealed(); err != nil {
-			return err
-		}
 		return pushClassicBackup(ctx, s, b, f, dir)
 	}
 	if err := s.checkKnown(ctx, b); err != nil {

@@ -152,7 +152,7 @@ func fetchClassicBackup(ctx context.Context, s *session, b storage.Bucket, f fet
 		return err
 	}
 	cfg := compat.FetchConfig{
-		Bucket: b, Backup: c, Dir: dir, Decrypt: gpgDecrypt, Workers: f.poolSize,
+		Bucket: b, Backup: c, Dir: dir, Decrypt: s.decryptClassic, Workers: f.poolSize,
 		TablespaceMap: spaces, BlindRestore: f.blind, WALDir: f.walDir, Owner: f.owner, DryRun: f.dryRun,
 		Log: s.log.With("logger", "wal_e.worker.base"),
 	}
@@ -201,7 +201,7 @@ func printClassicFetched(w io.Writer, r *compat.FetchReport) error {
 // fetchClassicWAL fetches a WAL file from the classic archive under the prefix, when
 // ours doesn't hold it, which absent says.
 func (s *session) fetchClassicWAL(ctx context.Context, b storage.Bucket, system postgres.SystemID, name, dest string, absent error) (wal.Fetched, error) {
-	err := compat.FetchWAL(ctx, compat.WALConfig{Bucket: b, Decrypt: gpgDecrypt, System: system, Workers: runtime.GOMAXPROCS(0)}, name, dest)
+	err := compat.FetchWAL(ctx, compat.WALConfig{Bucket: b, Decrypt: s.decryptClassic, System: system, Workers: runtime.GOMAXPROCS(0)}, name, dest)
 	if errors.Is(err, storage.ErrNotExist) {
 		return wal.Fetched{}, s.explainAbsence(ctx, b, absent)
 	}
@@ -238,7 +238,7 @@ func verifyClassic(ctx context.Context, s *session, b storage.Bucket, f verifyFl
 	var verified []*compat.Verified
 	for _, c := range all {
 		v, err := compat.Verify(ctx, compat.VerifyConfig{
-			Bucket: b, Decrypt: gpgDecrypt, ReadData: f.readData, WAL: f.wal, Workers: runtime.GOMAXPROCS(0), Log: s.log,
+			Bucket: b, Decrypt: s.decryptClassic, ReadData: f.readData, WAL: f.wal, Workers: runtime.GOMAXPROCS(0), Log: s.log,
 		}, c)
 		if err != nil {
 			return verified, err

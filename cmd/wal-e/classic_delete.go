@@ -45,7 +45,7 @@ func (s *session) readClassic(ctx context.Context, b storage.Bucket, now time.Ti
 			c.running = append(c.running, i)
 		}
 	}
-	id, size, err := compat.Cluster(ctx, b, gpgDecrypt)
+	id, size, err := compat.Cluster(ctx, b, s.decryptClassic)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}

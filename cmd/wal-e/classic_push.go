@@ -91,7 +91,7 @@ func (s *session) pushClassicFile(ctx context.Context, b storage.Bucket, path st
 	if workers == 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
-	pushed, err := compat.PushWAL(ctx, compat.WALConfig{Bucket: b, Decrypt: gpgDecrypt, Workers: workers}, path)
+	pushed, err := s.storeClassicFile(ctx, b, path, workers)
 	if err != nil {
 		return err
 	}
@@ -103,6 +103,33 @@ func (s *session) pushClassicFile(ctx context.Context, b storage.Bucket, path st
 	}
 	log.InfoContext(ctx, "completed archiving to a file", append(s.transfer("push-wal", name, key, "complete"), "rate", rate, "detail", detail)...)
 	return nil
+}
+
+// storeClassicFile stores a WAL file, encrypted where keys are set.
+func (s *session) storeClassicFile(ctx context.Context, b storage.Bucket, path string, workers int) (compat.PushedWAL, error) {
+	cfg := compat.WALConfig{Bucket: b, Decrypt: s.decryptClassic, Workers: workers}
+	if !s.encryption.on() {
+		return compat.PushWAL(ctx, cfg, path)
+	}
+	m, err := s.classicMessage(ctx, path)
+	if err != nil {
+		return compat.PushedWAL{}, fmt.Errorf("push %s: %w", filepath.Base(path), err)
+	}
+	cfg.Encrypt, cfg.Decrypt = m.encrypt, m.decrypt
+	pushed, err := compat.PushWAL(ctx, cfg, path)
+	if !errors.Is(err, compat.ErrDamagedMessage) {
+		return pushed, err
+	}
+	// It is stored, and not by this host: only the private key can tell what it is.
+	cfg.Decrypt = s.decryptClassic
+	if pushed, err = compat.PushWAL(ctx, cfg, path); err != nil && !errors.Is(err, compat.ErrConflict) && ctx.Err() == nil {
+		return pushed, &message{
+			text:   fmt.Sprintf("%s is archived already, encrypted, and whether it is the same file can't be told without the private key", filepath.Base(path)),
+			detail: err.Error(), err: err,
+			hint: "Nothing was replaced. Compare it on a host that has the key; if it is not needed, remove " + b.URL() + "/" + compat.WALKey(filepath.Base(path)) + ".",
+		}
+	}
+	return pushed, err
 }
 
 // pushClassicBackup takes a base backup in the classic layout.
@@ -120,8 +147,12 @@ func pushClassicBackup(ctx context.Context, s *session, b storage.Bucket, f push
 	}
 	s.log.InfoContext(ctx, "the archive keeps the classic layout, which stores each backup whole",
 		"hint", "wal-e upgrade-layout --confirm switches it to the one that stores what is new only.")
+	encrypt, err := s.encryptClassic(ctx)
+	if err != nil {
+		return err
+	}
 	report, err := compat.Push(ctx, compat.PushConfig{
-		Bucket: b, Dir: dir, Offline: f.whileOffline, FastCheckpoint: f.checkpoint == "fast", SkipLinks: f.skipLinks,
+		Bucket: b, Encrypt: encrypt, Dir: dir, Offline: f.whileOffline, FastCheckpoint: f.checkpoint == "fast", SkipLinks: f.skipLinks,
 		Workers: f.poolSize, ReadRate: int64(f.readRate), WALTimeout: f.walTimeout, Log: s.log.With("logger", "wal_e.operator.backup"),
 	})
 	if err != nil {

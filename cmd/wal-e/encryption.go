@@ -592,19 +592,6 @@ func badMessage(err error) error {
 	return err
 }
 
-// refuseClassicSealed keeps the classic layout from being written in the clear
-// when it was meant to be encrypted.
-func (s *session) refuseClassicSealed() error {
-	if !s.encryption.on() {
-		return nil
-	}
-	return &message{
-		text: fmt.Sprintf("encryption of the classic layout is %v", errNotBuilt),
-		hint: "Nothing was stored, because it would not be encrypted. `wal-e upgrade-layout --confirm` switches to the layout that can be.",
-		err:  errNotBuilt,
-	}
-}
-
 // checkPlain refuses a backup in the clear in a prefix that others encrypt, as a
 // host does that lost its settings.
 func (s *session) checkPlain(ctx context.Context, b storage.Bucket) error {

@@ -95,7 +95,7 @@ func importClassic(ctx context.Context, s *session, f importFlags) error {
 	if err := s.checkKnown(ctx, target); err != nil {
 		return err
 	}
-	i := &importing{s: s, target: target, source: source, read: compat.ReadConfig{Bucket: source, Decrypt: gpgDecrypt}}
+	i := &importing{s: s, target: target, source: source, read: compat.ReadConfig{Bucket: source, Decrypt: s.decryptClassic}}
 	if err := i.backups(ctx, f); err != nil || !f.wal {
 		return err
 	}
@@ -218,7 +218,7 @@ func (i *importing) needWAL(ctx context.Context, system postgres.SystemID, names
 
 // walFile brings one WAL file over and returns its content.
 func (i *importing) walFile(ctx context.Context, system postgres.SystemID, name string) ([]byte, error) {
-	data, err := compat.ReadWAL(ctx, compat.WALConfig{Bucket: i.source, Decrypt: gpgDecrypt, System: system}, name, int64(postgres.MaxSegmentSize))
+	data, err := compat.ReadWAL(ctx, compat.WALConfig{Bucket: i.source, Decrypt: i.s.decryptClassic, System: system}, name, int64(postgres.MaxSegmentSize))
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +233,7 @@ func (i *importing) walFile(ctx context.Context, system postgres.SystemID, name 
 // allWAL brings all WAL files over that aren't there. One that can't be read, or is
 // another cluster's, doesn't keep the others.
 func (i *importing) allWAL(ctx context.Context) error {
-	system, err := compat.System(ctx, i.source, gpgDecrypt)
+	system, err := compat.System(ctx, i.source, i.s.decryptClassic)
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ func upgradeLayout(ctx context.Context, s *session, confirm bool) error {
 		fmt.Fprintf(s.stdout, "%s has the new layout, or is empty and will have it: there is nothing to do\n", s.prefix)
 		return nil
 	}
-	system, err := compat.System(ctx, b, gpgDecrypt)
+	system, err := compat.System(ctx, b, s.decryptClassic)
 	if errors.Is(err, storage.ErrNotExist) {
 		return &message{
 			text: fmt.Sprintf("%s holds no WAL segment that tells whose archive it is", s.prefix), detail: err.Error(),

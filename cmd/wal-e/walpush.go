@@ -95,9 +95,6 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 			case err != nil:
 				return unpushed(file, err)
 			case layout == compat.Classic:
-				if err := s.refuseClassicSealed(); err != nil {
-					return err
-				}
 				return s.pushClassicFile(ctx, b, file, cfg.Workers)
 			}
 			var err error
