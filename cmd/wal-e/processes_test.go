@@ -48,6 +48,7 @@ func TestSoakManyProcesses(t *testing.T) {
 func manyProcesses(t *testing.T, d time.Duration) {
 	m := &melee{t: t, a: newArchive(t), reported: make(map[string]string), named: make(map[string]bool), counts: make(map[string]int)}
 	m.prepare(3)
+	m.a.sh(t, "mkdir -p "+m.a.prefix) // one that isn't there may be one that isn't mounted, and nothing is deleted of that
 	begin := time.Now()
 	var g errgroup.Group
 	for worker := range 4 {

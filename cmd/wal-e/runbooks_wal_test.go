@@ -168,6 +168,7 @@ func TestTwoClustersRunbook(t *testing.T) {
 	own := "WALE_FILE_PREFIX=file://localhost" + filepath.Join(r.dir, "other")
 	o.Exec(t, "ALTER SYSTEM SET archive_command = '"+own+" "+r.bin+" --terse wal-push %p'")
 	o.Exec(t, "SELECT pg_reload_conf()")
+	o.WaitArchived(t, seg)
 	r.vars = []string{"OTHER=" + o.Dir}
 	r.next(t, o, "backup-push")
 
