@@ -32,12 +32,13 @@ type classicLayout struct {
 // may be under way.
 func (s *session) readClassic(ctx context.Context, b storage.Bucket, now time.Time, stalled time.Duration, everything bool) (*classicLayout, error) {
 	c := &classicLayout{bucket: b}
-	var err error
-	if c.backups, err = compat.List(ctx, b); err != nil {
-		return nil, err
-	}
+	// First what has no sentinel: a push that completes between the two lists is in
+	// both, and not in neither.
 	incomplete, err := compat.ListIncomplete(ctx, b)
 	if err != nil {
+		return nil, err
+	}
+	if c.backups, err = compat.List(ctx, b); err != nil {
 		return nil, err
 	}
 	for _, i := range incomplete {
@@ -124,6 +125,9 @@ func (c *classicLayout) floors(catalog *gc.Catalog, plan *gc.Plan) map[string]po
 	if c.system != "" {
 		return map[string]postgres.LSN{c.system: from}
 	}
+	// Nor is the size of its segments, and with a smaller one positions are lower:
+	// what has the same upper half of the name may be needed.
+	from = from >> 32 << 32
 	floors := make(map[string]postgres.LSN)
 	for _, b := range catalog.Backups {
 		if !b.Classic {
