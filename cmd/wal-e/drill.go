@@ -228,6 +228,9 @@ func (d *drilling) run(ctx context.Context) (err error) {
 		}
 		err = errors.Join(err, os.RemoveAll(d.folder))
 	}()
+	if d.folder, err = filepath.Abs(d.folder); err != nil { // links of tablespaces lead here
+		return err
+	}
 	data := filepath.Join(d.folder, "data")
 	if err := timed(&d.report.FetchSeconds, func() error { return d.fetch(ctx, data) }); err != nil {
 		return err

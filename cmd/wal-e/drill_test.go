@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +26,16 @@ func TestDrill(t *testing.T) {
 		c.Exec(t, "CREATE INDEX ON orders (i)")
 		c.Exec(t, "ALTER SYSTEM SET recovery_end_command = 'touch "+c.Dir+"/reached'")
 		c.Exec(t, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+		// What a restart of the cluster itself would fail over, and what a server empties.
+		c.Exec(t, "ALTER SYSTEM SET shared_preload_libraries = 'nothing_here'")
+		c.Exec(t, "ALTER SYSTEM SET max_worker_processes = 7")
+		stats := pgtest.TempDir(t)
+		if major < 15 {
+			c.Exec(t, "ALTER SYSTEM SET stats_temp_directory = '"+stats+"'")
+		}
+		if err := os.WriteFile(filepath.Join(stats, "global.stat"), nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
 		a.push(t, c)
 		c.Exec(t, "SET synchronous_commit = local; INSERT INTO orders VALUES (1001, now())")
 		c.WaitArchived(t, c.SwitchWAL(t))
@@ -35,7 +47,7 @@ func TestDrill(t *testing.T) {
 			return append([]string{"--terse", "drill", "--scratch", scratch, bindir}, args...)
 		}
 		r := a.must(t, nil, drill("--query", "SELECT max(i), count(*) FROM orders")...)
-		for _, w := range []string{": OK\n", "  restore ", "  recover ", "  check ", "amcheck\n", "1 row, the first: 1001 | 1001\n"} {
+		for _, w := range []string{": OK\n", "  restore ", "  recover ", "  check ", "amcheck\n", "1 row, the first: 1001 | 1001\n", "without the libraries nothing_here,"} {
 			if !strings.Contains(r.stdout, w) {
 				t.Errorf("drill printed no %q:\n%s%s", w, r.stdout, r.stderr)
 			}
@@ -47,13 +59,16 @@ func TestDrill(t *testing.T) {
 
 		// To a time before the last row, as JSON; nothing is recorded.
 		at := c.Query(t, "SELECT max(created) - interval '1 ms' FROM orders")
-		r = a.must(t, nil, drill("--json", "--no-record", "--no-amcheck", "--target-time", strings.TrimSpace(at), "--query", "SELECT max(i) FROM orders")...)
+		cmd := a.command(t, nil, drill("--json", "--no-record", "--no-amcheck", "--target-time", strings.TrimSpace(at), "--scratch", ".",
+			"--query", "SELECT max(i) FROM orders, (SELECT count(*) FROM spaced) s WHERE current_setting('max_worker_processes') = '0'")...)
+		cmd.Dir = scratch
+		r = runCommand(t, cmd)
 		var report struct {
 			OK    bool     `json:"ok"`
 			First []string `json:"query_first_row"`
 		}
 		if err := json.Unmarshal([]byte(r.stdout), &report); err != nil || !report.OK || len(report.First) != 1 || report.First[0] != "1000" {
-			t.Errorf("drill --json printed %s: %v", r.stdout, err)
+			t.Errorf("drill --json printed %s%s: %v", r.stdout, r.stderr, err)
 		}
 
 		a.fails(t, nil, 1, []string{": FAILED\n", "returned no row"}, drill("--no-amcheck", "--query", "SELECT 1 WHERE false")...)
@@ -73,7 +88,46 @@ func TestDrill(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(c.Dir, "reached")); err == nil {
 			t.Error("the copy ran recovery_end_command")
 		}
+		if _, err := os.Stat(filepath.Join(stats, "global.stat")); err != nil {
+			t.Errorf("the copy touched stats_temp_directory: %v", err)
+		}
 	})
+}
+
+// A drill that is killed takes its server with it.
+func TestKilledDrill(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	c := a.start(t, pgtest.Options{Major: 15})
+	a.push(t, c)
+	scratch := pgtest.TempDir(t)
+	cmd := a.command(t, nil, "--terse", "drill", "--scratch", scratch, "--pg-bindir="+pgtest.Require(t, 15).Bin, "--no-record", "--no-amcheck", "--query", "SELECT pg_sleep(3600)")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	server := 0
+	for end := time.Now().Add(time.Minute); server == 0 && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		files, err := filepath.Glob(filepath.Join(scratch, "*", "data", "postmaster.pid"))
+		if err != nil || len(files) == 0 {
+			continue
+		}
+		if text, err := os.ReadFile(files[0]); err == nil && strings.Count(string(text), "\n") >= 5 {
+			server, _ = strconv.Atoi(strings.SplitN(string(text), "\n", 2)[0])
+		}
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed
+	if server == 0 {
+		t.Fatal("the drill started no server")
+	}
+	for end := time.Now().Add(30 * time.Second); syscall.Kill(server, 0) == nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			_ = syscall.Kill(server, syscall.SIGQUIT) // so that the test leaves nothing
+			t.Fatal("the server of a drill that was killed runs on")
+		}
+	}
 }
 
 // archived lists the WAL files of an archive.

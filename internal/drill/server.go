@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -97,12 +98,12 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return s, err
 	}
-	for name, text := range map[string]string{"postgresql.conf": settings, "pg_hba.conf": "local all all trust\n", "pg_ident.conf": ""} {
+	for name, text := range map[string]string{"postgresql.conf": "", "pg_hba.conf": "local all all trust\n", "pg_ident.conf": ""} {
 		if err := os.WriteFile(filepath.Join(s.private, name), []byte(text), 0o600); err != nil {
 			return s, err
 		}
 	}
-	return s, s.start()
+	return s, s.start(settings)
 }
 
 // outside are settings by which a server would reach beyond itself. They stand on
@@ -114,6 +115,14 @@ func (s *Server) outside() []string {
 		"synchronous_standby_names=", "max_logical_replication_workers=0", "max_wal_senders=0", "hot_standby=off",
 		"session_preload_libraries=", "local_preload_libraries=", "huge_pages=off", "shared_buffers=128MB",
 		"autovacuum=off", "jit=off", "event_source=PostgreSQL", "restart_after_crash=off",
+	}
+	if s.version >= postgres.V9_6 {
+		// Workers of extensions do jobs and speak to other servers. Recovery asks for
+		// as many as the primary had only with hot_standby.
+		settings = append(settings, "max_worker_processes=0")
+	}
+	if s.version < postgres.V15 {
+		settings = append(settings, "stats_temp_directory=pg_stat_tmp") // a server empties it
 	}
 	if s.version >= postgres.V12 {
 		settings = append(settings, "primary_conninfo=", "primary_slot_name=", "recovery_end_command=", "archive_cleanup_command=")
@@ -130,29 +139,31 @@ func (s *Server) outside() []string {
 	return settings
 }
 
-// settings makes the configuration. Limits are those that WAL was written
-// under; libraries may have resource managers for WAL of their own.
-func (s *Server) settings(ctx context.Context) (string, error) {
+// settings are those that recovery needs. Limits are those that WAL was written
+// under; libraries may have resource managers for WAL of their own. They stand on
+// the command line, too: the cluster may have others in postgresql.auto.conf.
+func (s *Server) settings(ctx context.Context) ([]string, error) {
 	data, err := os.ReadFile(filepath.Join(s.cfg.Dir, "global", "pg_control"))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	control, err := postgres.ParseControlFile(data)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "max_connections = %d\nmax_prepared_transactions = %d\nmax_locks_per_transaction = %d\nmax_worker_processes = %d\n",
-		max(control.MaxConnections, 10), control.MaxPreparedXacts, max(control.MaxLocksPerXact, 64), max(control.MaxWorkerProcesses, 8))
+	list := []string{
+		fmt.Sprintf("max_connections=%d", max(control.MaxConnections, 10)),
+		fmt.Sprintf("max_prepared_transactions=%d", control.MaxPreparedXacts),
+		fmt.Sprintf("max_locks_per_transaction=%d", max(control.MaxLocksPerXact, 64)),
+	}
 	if control.TrackCommitTimestamps {
-		b.WriteString("track_commit_timestamp = on\n")
+		list = append(list, "track_commit_timestamp=on")
 	}
 	libraries, err := s.libraries(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	fmt.Fprintf(&b, "shared_preload_libraries = '%s'\n", strings.ReplaceAll(strings.Join(libraries, ","), "'", "''"))
-	return b.String(), nil
+	return append(list, "shared_preload_libraries="+strings.Join(libraries, ",")), nil
 }
 
 // libraries returns the cluster's shared_preload_libraries that are installed
@@ -198,14 +209,14 @@ func (s *Server) program(name string) string { return filepath.Join(s.cfg.Progra
 // LogPath is where the server logs to.
 func (s *Server) LogPath() string { return filepath.Join(s.private, "server.log") }
 
-func (s *Server) start() error {
+func (s *Server) start(settings []string) error {
 	log, err := os.OpenFile(s.LogPath(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close() // the server has its own descriptor
 	args := []string{"-D", s.cfg.Dir}
-	options := append(s.outside(),
+	options := append(append(s.outside(), settings...),
 		"config_file="+filepath.Join(s.private, "postgresql.conf"),
 		"hba_file="+filepath.Join(s.private, "pg_hba.conf"),
 		"ident_file="+filepath.Join(s.private, "pg_ident.conf"),
@@ -219,15 +230,25 @@ func (s *Server) start() error {
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	// A signal from the terminal is for us: Stop ends the server.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := s.cmd.Start(); err != nil {
-		s.cmd = nil
-		return err
-	}
+	endWithUs(s.cmd.SysProcAttr)
 	s.done = make(chan struct{})
+	started := make(chan error, 1)
 	go func() {
+		// A child is told of the end of the thread that started it, so that thread
+		// stays as long as the server does.
+		runtime.LockOSThread()
+		err := s.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
 		_ = s.cmd.Wait() // ProcessState has it
 		close(s.done)
 	}()
+	if err := <-started; err != nil {
+		s.cmd = nil
+		return err
+	}
 	return nil
 }
 
