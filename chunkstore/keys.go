@@ -9,6 +9,9 @@ import (
 	"wal-e/internal/runid"
 )
 
+// PackFolder is what the keys of all packs begin with.
+const PackFolder = packDir
+
 // Names of objects under a prefix; docs/format.md describes each.
 const (
 	runDir       = "basebackups_006/"

@@ -32,6 +32,7 @@ func TestJSONDocs(t *testing.T) {
 		"verify":     {verifyReport{}},
 		"check":      {checkup.Finding{}, map[string]any{"status": "", "findings": 0}},
 		"drill":      {drillReport{}},
+		"status":     {statusReport{}, statusProblem{}, statusCluster{}, statusPush{}},
 		"ls":         {lookedEntry{}},
 		"diff":       {lookedChange{}},
 		"wal-show":   {walSystem{}},
@@ -39,7 +40,7 @@ func TestJSONDocs(t *testing.T) {
 	}
 	// Words of the text that look like fields and are values.
 	values := []string{
-		"gc", "wal-show", "ls", "file", "directory", "symlink", "added", "removed", "changed", "attributes", "pg_amcheck", "amcheck", "nothing", "--query", "drills_006/", "live", "standby", "offline", "classic", "ok", "warning", "failure", "unknown", "latest", "delete", "3/DE000028",
+		"gc", "wal-show", "ls", "file", "directory", "symlink", "added", "removed", "changed", "attributes", "pg_amcheck", "amcheck", "nothing", "--query", "drills_006/", "drill", "live", "standby", "offline", "classic", "ok", "warning", "failure", "unknown", "latest", "delete", "3/DE000028",
 		"--read-data", "--wal", "--known-gap",
 	}
 	for _, r := range []gc.Rule{

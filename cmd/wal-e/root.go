@@ -89,6 +89,7 @@ func subcommands(a *app) []*cobra.Command {
 		newLsCommand(a),
 		newCatCommand(a),
 		newDiffCommand(a),
+		newStatusCommand(a),
 		newVerifyCommand(a),
 		newDrillCommand(a),
 		newCheckCommand(a),

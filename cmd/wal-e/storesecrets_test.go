@@ -234,7 +234,7 @@ func testSecrets(t *testing.T, w *watch, s secretStore) {
 		{"version"}, {"check", c.Dir}, {"check", "--policy", "collector"}, {"wal-push", "pg_wal/" + segment},
 		{"wal-fetch", segment, target(t)}, {"backup-push", c.Dir}, {"backup-list", "--detail"}, {"backup-fetch", target(t), "LATEST"}, {"verify", "--all"}, {"wal-prefetch", c.Dir, segment}, {"wal-show"}, {"wal-verify"}, {"ls", "LATEST"}, {"cat", "LATEST", "PG_VERSION"},
 		{"diff", first.Name, second.Name}, {"backup-mark", "--keep", second.Name}, {"backup-mark", "--release", second.Name},
-		{"adopt-system", "7421838103526743210"}, {"upgrade-layout"}, {"import", "--all"}, {"key", "list"}, {"drill", "--help"},
+		{"adopt-system", "7421838103526743210"}, {"upgrade-layout"}, {"import", "--all"}, {"key", "list"}, {"drill", "--help"}, {"status", c.Dir},
 		{"delete", "retain", "1"}, {"delete", "--exclusive", "--confirm", "retain", "1"}, {"undelete", first.Name}, {"gc", "--exclusive"},
 	}
 	// No command is forgotten.
@@ -256,7 +256,7 @@ func testSecrets(t *testing.T, w *watch, s secretStore) {
 			cmd.Dir = c.Dir
 			cmd.Env = append(cmd.Env, "WALE_PUSH_TIMEOUT=3s", "WALE_FETCH_RETRY=1s")
 			r := runCommand(t, cmd)
-			if as == a && r.code != 0 && !slices.Contains([]string{"key", "undelete", "upgrade-layout", "import", "wal-prefetch", "wal-verify"}, args[0]) {
+			if as == a && r.code != 0 && !slices.Contains([]string{"key", "undelete", "upgrade-layout", "import", "status", "wal-prefetch", "wal-verify"}, args[0]) {
 				t.Errorf("%q: exit %d\n%s", args, r.code, r.stderr)
 			}
 		}

@@ -1,0 +1,365 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"wal-e/backup"
+	"wal-e/chunkstore"
+	"wal-e/internal/envelope"
+	"wal-e/internal/storage"
+	"wal-e/wal"
+)
+
+const statusLong = `Show how an archive is: for each cluster the last backup and how old it is, the
+newest WAL, from when until when it can be restored, what is missing; what is
+stored, and how much less that is than the backups together; pushes under way,
+and the last drill. With a data directory it also counts the WAL files that wait
+there to be archived.
+
+What is wrong is said with what to do, and the exit status is then 1.`
+
+type statusFlags struct {
+	json      bool
+	maxAge    time.Duration
+	maxFiles  int
+	directory string
+}
+
+func newStatusCommand(a *app) *cobra.Command {
+	var f statusFlags
+	cmd := &cobra.Command{
+		Use:     "status [PG_CLUSTER_DIRECTORY]",
+		Short:   "show how the archive is, and what is wrong with it",
+		Long:    statusLong,
+		Example: "  wal-e status /var/lib/postgresql/17/main\n  wal-e status --max-backup-age 8d --json",
+		Args:    arguments("[PG_CLUSTER_DIRECTORY]"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				f.directory = args[0]
+			}
+			return a.do(cmd, func(ctx context.Context, s *session) error { return showStatus(ctx, s, f) })
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.DurationVar(&f.maxAge, "max-backup-age", 26*time.Hour, "how old the last backup of a cluster may be, such as 26h")
+	flags.IntVar(&f.maxFiles, "max-backlog", 64, "how many WAL files may wait to be archived")
+	flags.BoolVar(&f.json, "json", false, "print everything known as JSON")
+	return cmd
+}
+
+// A statusReport is what status --json prints.
+type statusReport struct {
+	OK       bool            `json:"ok"`
+	Problems []statusProblem `json:"problems"`
+	Prefix   string          `json:"prefix"`
+	Clusters []statusCluster `json:"clusters"`
+	// Packs and WAL are what is stored in the new layout; Logical is what its
+	// backups restore to, all of them together.
+	Packs   int64        `json:"pack_bytes"`
+	WAL     int64        `json:"wal_bytes"`
+	Logical int64        `json:"logical_bytes"`
+	Open    []statusPush `json:"open_pushes"`
+	Drill   any          `json:"last_drill"`            // as drill prints it; null: there was none
+	Waiting *int         `json:"wal_waiting,omitempty"` // files that wait in the data directory
+
+	drilled *drillReport
+}
+
+// A statusProblem is something to be done.
+type statusProblem struct {
+	Text string `json:"problem"`
+	Todo string `json:"todo"`
+}
+
+type statusCluster struct {
+	System  string     `json:"system_identifier"`
+	Backups int        `json:"backups"`
+	Last    string     `json:"last_backup"`
+	Taken   time.Time  `json:"taken"`
+	Host    string     `json:"host"`
+	Stored  []int64    `json:"stored_bytes"` // by each of the last seven backups, the newest last
+	Segment string     `json:"newest_segment"`
+	Newest  *time.Time `json:"newest_archived"`
+	From    *time.Time `json:"restores_from"`
+	Until   *time.Time `json:"restores_until"`
+}
+
+type statusPush struct {
+	Backup  string    `json:"backup"`
+	Host    string    `json:"host"`
+	PID     int       `json:"pid"`
+	Since   time.Time `json:"since"` // by the store's clock
+	Stalled bool      `json:"stalled"`
+}
+
+func showStatus(ctx context.Context, s *session, f statusFlags) error {
+	b, err := s.openBucket(use{reads: true})
+	if err != nil {
+		return err
+	}
+	r := &statusReport{Prefix: b.URL(), Problems: []statusProblem{}, Clusters: []statusCluster{}, Open: []statusPush{}}
+	now := time.Now()
+	for _, step := range []func() error{
+		func() error { return r.clusters(ctx, s, b, f, now) },
+		func() error { return r.sizes(ctx, b) },
+		func() error { return r.pushes(ctx, b, now) },
+		func() error { return r.drill(ctx, b) },
+		func() error { return r.backlog(f) },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	r.OK = len(r.Problems) == 0
+	if f.json {
+		err = json.NewEncoder(s.stdout).Encode(r)
+	} else {
+		err = r.print(s.stdout, now)
+	}
+	if err == nil && !r.OK {
+		err = &message{text: fmt.Sprintf("%s in %s", counted(len(r.Problems), "problem"), r.Prefix), detail: r.Problems[0].Text, hint: r.Problems[0].Todo}
+	}
+	return err
+}
+
+func (r *statusReport) problem(todo, format string, args ...any) {
+	r.Problems = append(r.Problems, statusProblem{fmt.Sprintf(format, args...), todo})
+}
+
+// clusters describes the backups and the WAL of each cluster.
+func (r *statusReport) clusters(ctx context.Context, s *session, b storage.Bucket, f statusFlags, now time.Time) error {
+	list, err := backup.List(ctx, b, "")
+	if err != nil {
+		return err
+	}
+	survey, err := surveyWAL(ctx, s.walReadsMany(b), nil)
+	if err != nil {
+		return err
+	}
+	if len(list) == 0 {
+		r.problem("Take one with `wal-e backup-push`.", "there is no base backup in the new layout")
+	}
+	slices.SortStableFunc(list, func(a, b backup.Listed) int { return a.Stopped.Compare(b.Stopped) })
+	at := make(map[string]int)
+	for _, l := range list {
+		i, known := at[l.System]
+		if !known {
+			i = len(r.Clusters)
+			at[l.System] = i
+			r.Clusters = append(r.Clusters, statusCluster{System: l.System})
+		}
+		c := &r.Clusters[i]
+		c.Backups++
+		c.Last, c.Taken, c.Host = l.Name, l.Stopped, l.Host
+		c.Stored = append(c.Stored, l.StoredBytes)
+		c.Stored = c.Stored[max(0, len(c.Stored)-7):]
+		r.Logical += l.ExpandedSize
+	}
+	for _, w := range survey.Systems {
+		i, known := at[w.System]
+		if !known {
+			i = len(r.Clusters)
+			at[w.System] = i
+			r.Clusters = append(r.Clusters, statusCluster{System: w.System, Stored: []int64{}})
+		}
+		r.Clusters[i].addWAL(w)
+	}
+	// Of several clusters the older may have ended, after pg_upgrade; only the one
+	// that was backed up last has to be up to date.
+	if n := len(list); n > 0 {
+		last := list[n-1]
+		if last.PageFailures > 0 {
+			r.problem("Keep older backups, and look at the relations with pg_amcheck.", "backup %s has %s with wrong checksums", last.Name, counted(last.PageFailures, "page"))
+		}
+		if now.Sub(last.Stopped) > f.maxAge {
+			r.problem("See why backup-push didn't run or failed: its log, and cron's or systemd's.",
+				"the last backup, %s, is %s old", last.Name, now.Sub(last.Stopped).Round(time.Minute))
+		}
+	}
+	for _, p := range survey.Problems {
+		r.problem("`wal-e wal-show` prints what there is; docs/runbooks/gap.md says what to do.", "%s", p)
+	}
+	return nil
+}
+
+func (c *statusCluster) addWAL(w *walSystem) {
+	for _, t := range w.Timelines {
+		if c.Newest == nil || t.Newest.After(*c.Newest) {
+			c.Newest, c.Segment = &t.Newest, t.Last
+		}
+	}
+	for _, win := range w.Windows {
+		if !win.Restorable {
+			continue
+		}
+		if c.From == nil || win.From.Before(*c.From) {
+			c.From = &win.From
+		}
+		if c.Until == nil || win.Until.After(*c.Until) {
+			c.Until = win.Until
+		}
+	}
+}
+
+// sizes adds up what is stored.
+func (r *statusReport) sizes(ctx context.Context, b storage.Bucket) error {
+	for folder, sum := range map[string]*int64{chunkstore.PackFolder: &r.Packs, wal.Prefix: &r.WAL} {
+		for o, err := range b.List(ctx, folder, "") {
+			if err != nil {
+				return err
+			}
+			*sum += o.Size
+		}
+	}
+	return nil
+}
+
+// stalledPush is how long a push usually takes at most.
+const stalledPush = 24 * time.Hour
+
+func (r *statusReport) pushes(ctx context.Context, b storage.Bucket, now time.Time) error {
+	runs, err := chunkstore.Runs(ctx, b)
+	if err != nil {
+		return err
+	}
+	for _, run := range runs {
+		if !run.Open() {
+			continue
+		}
+		i, err := chunkstore.ReadIntent(ctx, b, run.Ref)
+		if errors.Is(err, storage.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		p := statusPush{Backup: run.Ref.String(), Host: i.Host, PID: i.PID, Since: run.Intent.ModTime.UTC(), Stalled: now.Sub(run.Intent.ModTime) > stalledPush}
+		r.Open = append(r.Open, p)
+		if p.Stalled {
+			r.problem("If that process is dead, run backup-push there again, or `wal-e gc --abort-running`; until then deletes free less.",
+				"the push of %s on %s (pid %d) has been open since %s", run.Name, p.Host, p.PID, p.Since.Format(time.RFC3339))
+		}
+	}
+	return nil
+}
+
+// drill reads what the last drill found.
+func (r *statusReport) drill(ctx context.Context, b storage.Bucket) error {
+	last := ""
+	for o, err := range b.List(ctx, drillDir, "") {
+		if err != nil {
+			return err
+		}
+		last = o.Key // names sort by time
+	}
+	if last == "" {
+		return nil
+	}
+	data, err := storage.ReadAll(ctx, b, last, 1<<20)
+	if err != nil {
+		return err
+	}
+	d := &drillReport{}
+	if err := envelope.Decode(data, drillKind, drillVersion, d); err != nil {
+		return fmt.Errorf("%s in %s: %w", last, b.URL(), err)
+	}
+	if r.Drill, r.drilled = d, d; !d.OK {
+		r.problem("Mend that, and run `wal-e drill` again.", "the last drill, of %s at %s, failed: %s", d.Backup, d.Begun.Format(time.RFC3339), d.Problem)
+	}
+	return nil
+}
+
+// backlog counts the WAL files that wait in a data directory.
+func (r *statusReport) backlog(f statusFlags) error {
+	if f.directory == "" {
+		return nil
+	}
+	entries, err := os.ReadDir(filepath.Join(f.directory, "pg_wal", "archive_status"))
+	if errors.Is(err, fs.ErrNotExist) {
+		entries, err = os.ReadDir(filepath.Join(f.directory, "pg_xlog", "archive_status"))
+	}
+	if err != nil {
+		return &message{text: err.Error(), hint: "Want the data directory of a cluster, readable by this user.", err: err}
+	}
+	n := 0
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".ready") {
+			n++
+		}
+	}
+	if r.Waiting = &n; n > f.maxFiles {
+		r.problem("See in the server's log why archive_command fails; docs/runbooks/disk_full.md says what to do before the disk is full.",
+			"%s wait to be archived in %s", counted(n, "WAL file"), f.directory)
+	}
+	return nil
+}
+
+func (r *statusReport) print(w io.Writer, now time.Time) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "archive %s\n", r.Prefix)
+	ago := func(t time.Time) string { return fmt.Sprintf("%s (%s ago)", moment(t), now.Sub(t).Round(time.Minute)) }
+	for _, c := range r.Clusters {
+		fmt.Fprintf(&b, "\ncluster %s\n", c.System)
+		if c.Backups > 0 {
+			fmt.Fprintf(&b, "  last backup     %s, %s, from host %s\n", c.Last, ago(c.Taken), c.Host)
+			var stored []string
+			for _, n := range c.Stored {
+				stored = append(stored, bytesText(n))
+			}
+			fmt.Fprintf(&b, "  backups         %d; the last stored %s\n", c.Backups, strings.Join(stored, ", "))
+		} else {
+			b.WriteString("  last backup     none\n")
+		}
+		if c.Newest != nil {
+			fmt.Fprintf(&b, "  newest WAL      %s, %s\n", dash(c.Segment), ago(*c.Newest))
+		}
+		if c.From != nil && c.Until != nil {
+			fmt.Fprintf(&b, "  restores        any moment from %s to %s, but for gaps\n", moment(*c.From), moment(*c.Until))
+		}
+	}
+	fmt.Fprintf(&b, "\nstored            %s of packs, %s of WAL", bytesText(r.Packs), bytesText(r.WAL))
+	if r.Packs > 0 && r.Logical > 0 {
+		fmt.Fprintf(&b, "; the backups are %s, %.1f times the packs", bytesText(r.Logical), float64(r.Logical)/float64(r.Packs))
+	}
+	b.WriteString("\n")
+	for _, p := range r.Open {
+		state := "open"
+		if p.Stalled {
+			state = "STALLED"
+		}
+		fmt.Fprintf(&b, "push              %s on %s (pid %d) since %s: %s\n", p.Backup, p.Host, p.PID, ago(p.Since), state)
+	}
+	switch d := r.drilled; {
+	case d == nil:
+		b.WriteString("last drill        none: `wal-e drill` proves that the archive restores\n")
+	case d.OK:
+		fmt.Fprintf(&b, "last drill        ok, %s: restored in %.0f s, recovered in %.0f s\n", ago(d.Begun), d.FetchSeconds, d.RecoverSeconds)
+	default:
+		fmt.Fprintf(&b, "last drill        FAILED, %s\n", ago(d.Begun))
+	}
+	if r.Waiting != nil {
+		fmt.Fprintf(&b, "waiting           %s to be archived\n", counted(*r.Waiting, "WAL file"))
+	}
+	b.WriteString("\n")
+	for _, p := range r.Problems {
+		fmt.Fprintf(&b, "PROBLEM %s\n  %s\n", p.Text, p.Todo)
+	}
+	if r.OK {
+		b.WriteString("no problems\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
