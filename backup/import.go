@@ -212,6 +212,9 @@ func (i *importer) walNames() []string {
 
 // file takes a member.
 func (i *importer) file(ctx context.Context, f ImportFile, content io.Reader) error {
+	if f.Path != mapFile && isOfAnother(f.Path, f.Mode.IsRegular()) {
+		return nil
+	}
 	e := Entry{Path: f.Path, Mode: f.Mode.Perm(), Owner: f.Owner, Group: f.Group}
 	switch f.Mode.Type() {
 	case fs.ModeDir:
@@ -238,8 +241,8 @@ func (i *importer) file(ctx context.Context, f ImportFile, content io.Reader) er
 		return nil
 	case 0:
 		switch f.Path {
-		case controlPath, labelFile:
-			return nil // known already
+		case controlPath:
+			return nil // known already, as is the label
 		case mapFile, "PG_VERSION":
 			data, err := io.ReadAll(io.LimitReader(content, maxImportedFile))
 			if err != nil {
@@ -250,8 +253,6 @@ func (i *importer) file(ctx context.Context, f ImportFile, content io.Reader) er
 				return nil
 			}
 			i.version, content = data, bytes.NewReader(data)
-		case "standby.signal", "recovery.signal", "postmaster.pid", "postmaster.opts":
-			return nil // a restored cluster must not act upon them
 		}
 		var err error
 		if e.Content, e.CRC, err = i.content(ctx, f, content); err != nil {
@@ -261,6 +262,21 @@ func (i *importer) file(ctx context.Context, f ImportFile, content io.Reader) er
 		return nil
 	}
 	return i.add(e)
+}
+
+// isOfAnother tells whether a member isn't to be restored, since a push would have
+// left it out for its name: the original takes slots, which would keep WAL for ever,
+// and what makes a restored primary a standby.
+func isOfAnother(p string, regular bool) bool {
+	if isOfOneServer(p) || regular && (isLeftOutFile(p) || postgres.IsRelationCacheFile(path.Base(p))) {
+		return true
+	}
+	for dir := path.Dir(p); dir != "."; dir = path.Dir(dir) {
+		if isEmptied(dir) {
+			return true
+		}
+	}
+	return false
 }
 
 // maxImportedFile bounds the small files that are looked into.

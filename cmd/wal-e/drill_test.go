@@ -102,6 +102,7 @@ func TestKilledDrill(t *testing.T) {
 	a.push(t, c)
 	scratch := pgtest.TempDir(t)
 	cmd := a.command(t, nil, "--terse", "drill", "--scratch", scratch, "--pg-bindir="+pgtest.Require(t, 15).Bin, "--no-record", "--no-amcheck", "--query", "SELECT pg_sleep(3600)")
+	cmd.Env = append(cmd.Env, "TMPDIR="+scratch) // what is left goes with the test
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

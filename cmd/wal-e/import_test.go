@@ -1,12 +1,18 @@
 package main_test
 
 import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"wal-e/compat/lzop"
 )
 
 // importFixture imports a fixture into a prefix of its own, and removes the source.
@@ -76,6 +82,48 @@ func TestImportDeduplicates(t *testing.T) {
 	stored := regexp.MustCompile(`([0-9.]+) (KiB|MiB) new`).FindAllStringSubmatch(printed, -1)
 	if len(stored) != 2 || stored[0][2] != "MiB" || stored[1][2] != "KiB" && stored[1][1] > "9" {
 		t.Errorf("new in the two imports: %v\n%s", stored, printed)
+	}
+}
+
+// What a push leaves out for its name, an import does, too: a restored cluster would
+// keep WAL for a slot, or be a standby.
+func TestImportLeavesOut(t *testing.T) {
+	t.Parallel()
+	const first = "base_000000010000000000000004_00000216"
+	from, a := writableFixture(t, "prefixes/plain"), newArchive(t)
+	var b bytes.Buffer
+	z := lzop.NewWriter(&b, lzop.Header{}, 1)
+	w := tar.NewWriter(z)
+	for _, name := range []string{"recovery.conf", "recovery.done", "promote", "standby.signal", "postmaster.pid", "backup_label.old", "core.1",
+		"pg_replslot/gone/state", "base/1/pg_internal.init", "base/1/pgsql_tmp1.1", "stays.conf"} {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: 1, Typeflag: tar.TypeReg}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	parts := filepath.Join(from.prefix, "basebackups_005", first, "tar_partitions")
+	there, err := os.ReadDir(parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := filepath.Join(parts, fmt.Sprintf("part_%08d.tar.lzo", len(there)))
+	if err := os.WriteFile(last, b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	before := a.must(t, nil, "import", "--from", "file://localhost"+from.prefix, "--backup", first).stdout
+	list := a.must(t, nil, "--terse", "ls", "--recursive", first).stdout
+	if !strings.Contains(list, "stays.conf") {
+		t.Fatalf("imported %s, listed:\n%s", before, list)
+	}
+	for _, name := range []string{"recovery.", "promote", "standby.signal", "postmaster.pid", "backup_label.old", "core.1", "gone", "pg_internal.init", "pgsql_tmp"} {
+		if strings.Contains(list, name) {
+			t.Errorf("imported %s", name)
+		}
 	}
 }
 
