@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -160,7 +161,10 @@ func TestFetchCompleteButMarked(t *testing.T) {
 	a, c, to := newArchive(t), newCluster(), newTarget(t)
 	cfg := a.config(a.push(t, c), to)
 	var marker []byte
+	var mu sync.Mutex
 	cfg.FetchWAL = func(context.Context, string, string, string) (err error) {
+		mu.Lock()
+		defer mu.Unlock()
 		marker, err = os.ReadFile(filepath.Join(to.dir, markerDir, "fetch.json"))
 		return errors.Join(err, errors.New("stop"))
 	}

@@ -120,10 +120,11 @@ func (a *archive) push(t *testing.T, c *cluster) *Backup {
 	}
 	defer func() { _ = table.Close() }()
 	name := Name(1, c.start, postgres.DefaultSegmentSize)
+	now := a.clock // uploads ask while the archive moves on
 	p, err := a.store.Begin(t.Context(), chunkstore.PushConfig{
 		Name: name, Table: table, PackSize: 256 << 10,
 		Intent: chunkstore.Intent{System: fmt.Sprint(testSystem), Start: c.start.String()},
-		Now:    func() time.Time { return a.clock },
+		Now:    func() time.Time { return now },
 	})
 	if err != nil {
 		t.Fatal(err)
