@@ -18,6 +18,7 @@ import (
 
 	"wal-e/chunkstore"
 	"wal-e/internal/chunk"
+	"wal-e/internal/fault"
 )
 
 // A source is one thing to copy: its entry without content, and for a file
@@ -179,10 +180,10 @@ func openFile(s source) (*os.File, fs.FileInfo, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file any more", f.Name())
+		err = fault.Unstorable.Errorf("%s is not a regular file any more", f.Name())
 	}
 	if err == nil && info.Size() > chunkstore.MaxFileSize {
-		err = fmt.Errorf("%s has %d bytes: at most %d can be stored", f.Name(), info.Size(), int64(chunkstore.MaxFileSize))
+		err = fault.Unstorable.Errorf("%s has %d bytes: at most %d can be stored", f.Name(), info.Size(), int64(chunkstore.MaxFileSize))
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())

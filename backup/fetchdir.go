@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"wal-e/internal/fault"
 )
 
 // An inspection is what a directory holds that a backup is to be restored to.
@@ -37,7 +39,7 @@ func inspect(dir string) (*inspection, error) {
 	for _, e := range entries {
 		switch name := e.Name(); name {
 		case "PG_VERSION", "global", "base":
-			return nil, fmt.Errorf("%s holds a cluster already (%s): restore to an empty directory, or move the old one away", dir, name)
+			return nil, fault.TargetInUse.Errorf("%s holds a cluster already (%s): restore to an empty directory, or move the old one away", dir, name)
 		case markerDir: // of a try that had not begun to write
 		case "pg_tblspc":
 			err = in.tablespaces(dir)
@@ -54,7 +56,7 @@ func inspect(dir string) (*inspection, error) {
 		}
 	}
 	if len(strange) > 0 {
-		return nil, fmt.Errorf("%s isn't empty: it holds %s. Only configuration files, links in pg_tblspc, an empty pg_wal and lost+found may be there: "+
+		return nil, fault.TargetInUse.Errorf("%s isn't empty: it holds %s. Only configuration files, links in pg_tblspc, an empty pg_wal and lost+found may be there: "+
 			"restore to another directory, or move these away", dir, shorten(strange))
 	}
 	return in, nil
@@ -113,14 +115,14 @@ func (in *inspection) tablespaces(dir string) error {
 		oid, err := strconv.ParseUint(e.Name(), 10, 32)
 		at := filepath.Join(dir, e.Name())
 		if err != nil || e.Type() != fs.ModeSymlink {
-			return fmt.Errorf("%s isn't the link of a tablespace: restore to an empty directory, or move it away", at)
+			return fault.TargetInUse.Errorf("%s isn't the link of a tablespace: restore to an empty directory, or move it away", at)
 		}
 		to, err := os.Readlink(at)
 		if err != nil {
 			return err
 		}
 		if info, err := os.Stat(at); err != nil || !info.IsDir() || !filepath.IsAbs(to) {
-			return fmt.Errorf("link %s doesn't lead to a directory: it points to %s", at, to)
+			return fault.TargetInUse.Errorf("link %s doesn't lead to a directory: it points to %s", at, to)
 		}
 		in.links[uint32(oid)] = to
 	}
@@ -140,7 +142,7 @@ func (in *inspection) walFolder(dir, name string) error {
 			return err
 		}
 		if info, err := os.Stat(at); err != nil || !info.IsDir() || !filepath.IsAbs(in.toWAL) {
-			return fmt.Errorf("link %s doesn't lead to a directory: it points to %s", at, in.toWAL)
+			return fault.TargetInUse.Errorf("link %s doesn't lead to a directory: it points to %s", at, in.toWAL)
 		}
 	}
 	return checkEmpty(at, "archive_status", "summaries")
@@ -161,7 +163,7 @@ func checkEmpty(dir string, folders ...string) error {
 		names = append(names, e.Name())
 	}
 	if len(names) > 0 {
-		return fmt.Errorf("%s isn't empty: it holds %s", dir, shorten(names))
+		return fault.TargetInUse.Errorf("%s isn't empty: it holds %s", dir, shorten(names))
 	}
 	return nil
 }
@@ -170,7 +172,7 @@ func checkEmpty(dir string, folders ...string) error {
 func checkNoServer(dir string) error {
 	_, err := os.Lstat(filepath.Join(dir, "postmaster.pid"))
 	if err == nil {
-		return fmt.Errorf("attempting to overwrite a live data directory: %s has a postmaster.pid; stop the server, or restore to another directory", dir)
+		return fault.Running.Errorf("attempting to overwrite a live data directory: %s has a postmaster.pid; stop the server, or restore to another directory", dir)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

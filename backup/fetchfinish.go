@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"wal-e/chunkstore"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -68,7 +69,7 @@ func (f *fetcher) reopen() error {
 		return err
 	}
 	if !bytes.Equal(b, f.controlData) {
-		return fmt.Errorf("the fetch into %s was complete, and a server has been started on it since: "+
+		return fault.TargetInUse.Errorf("the fetch into %s was complete, and a server has been started on it since: "+
 			"remove %s to keep the cluster, or empty the directory to fetch again", f.dir, filepath.Join(f.dir, markerDir))
 	}
 	if err := os.Remove(name); err != nil {

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"wal-e/internal/fault"
 )
 
 // markerDir is the folder in a data directory that says that a fetch into it is
@@ -46,7 +48,7 @@ func readMarker(dir string) (*marker, error) {
 	}
 	m := &marker{}
 	if err := json.Unmarshal(b, m); err != nil || m.Version != markerVersion {
-		return nil, fmt.Errorf("%s can't be read (version %d, %v): empty %s and fetch again", name, m.Version, err, dir)
+		return nil, fault.OtherFetch.Errorf("%s can't be read (version %d, %v): empty %s and fetch again", name, m.Version, err, dir)
 	}
 	return m, nil
 }
@@ -64,7 +66,7 @@ func checkMarkerFolder(dir string) error {
 	}
 	owner, ok := info.Sys().(*syscall.Stat_t)
 	if !info.IsDir() || !ok || int(owner.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("%s isn't a folder of this user's that only this user can write to: remove it, or go on as the user that began the fetch", folder)
+		return fault.OtherFetch.Errorf("%s isn't a folder of this user's that only this user can write to: remove it, or go on as the user that began the fetch", folder)
 	}
 	return nil
 }
@@ -83,7 +85,7 @@ func (m *marker) check(dir string, b *Backup) error {
 	if m.WALDir != "" {
 		also += " and " + m.WALDir
 	}
-	return fmt.Errorf("%s holds an unfinished fetch of backup %s, begun at %s: fetch that one to go on with it; for %s empty %s%s first",
+	return fault.OtherFetch.Errorf("%s holds an unfinished fetch of backup %s, begun at %s: fetch that one to go on with it; for %s empty %s%s first",
 		dir, m.Backup, m.Begun.UTC().Format(time.RFC3339), b.Ref, dir, also)
 }
 
@@ -109,7 +111,7 @@ func (f *fetcher) begin() error {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = lock.Close() // nothing was written
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return fmt.Errorf("another backup-fetch is at work in %s", f.dir)
+			return fault.Busy.Errorf("another backup-fetch is at work in %s", f.dir)
 		}
 		return fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
@@ -125,7 +127,7 @@ func (f *fetcher) checkUnchanged() error {
 		return err
 	}
 	if (m == nil) != (f.marker == nil) {
-		return fmt.Errorf("another backup-fetch was at work in %s: look at what it left, and run the command again", f.dir)
+		return fault.Busy.Errorf("another backup-fetch was at work in %s: look at what it left, and run the command again", f.dir)
 	}
 	if m != nil {
 		return m.check(f.dir, f.b)

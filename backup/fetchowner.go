@@ -2,7 +2,6 @@ package backup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -11,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"wal-e/internal/fault"
 )
 
 // ids are a user and a group by number.
@@ -42,7 +43,7 @@ func (f *fetcher) planOwner(ctx context.Context) error {
 		}
 	}
 	if want == "" || strings.HasPrefix(want, ":") {
-		return errors.New("the backup doesn't say whom its files belong to: say so with --owner USER")
+		return fault.Owner.Errorf("the backup doesn't say whom its files belong to: say so with --owner USER")
 	}
 	id, err := lookupOwner(want, !forced)
 	if err != nil {
@@ -60,7 +61,7 @@ func (f *fetcher) planOwnFiles(ctx context.Context, m *Manifest) error {
 	}
 	f.report.Owner = name
 	if want, _, _ := strings.Cut(f.cfg.Owner, ":"); want != "" && want != name {
-		return fmt.Errorf("only root can give files to %s, and this is %s: run as root, or as %s", want, name, want)
+		return fault.Owner.Errorf("only root can give files to %s, and this is %s: run as root, or as %s", want, name, want)
 	}
 	for _, dir := range f.directories() {
 		info, err := os.Stat(dir)
@@ -68,7 +69,7 @@ func (f *fetcher) planOwnFiles(ctx context.Context, m *Manifest) error {
 			continue // it will be made, or isn't ours to complain about
 		}
 		if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-			return fmt.Errorf("%s belongs to another user than %s: PostgreSQL wouldn't start on it; run as its owner, or as root", dir, name)
+			return fault.Owner.Errorf("%s belongs to another user than %s: PostgreSQL wouldn't start on it; run as its owner, or as root", dir, name)
 		}
 	}
 	if m.Owner != "" && m.Owner != name {
@@ -85,7 +86,7 @@ func lookupOwner(s string, lenient bool) (ids, error) {
 	u, err := user.Lookup(name)
 	if err != nil {
 		if u, err = user.LookupId(name); err != nil {
-			return ids{}, fmt.Errorf("there is no user %q on this host", name)
+			return ids{}, fault.Owner.Errorf("there is no user %q on this host", name)
 		}
 	}
 	gid := u.Gid
@@ -98,7 +99,7 @@ func lookupOwner(s string, lenient bool) (ids, error) {
 		case err == nil:
 			gid = g.Gid
 		case !lenient:
-			return ids{}, fmt.Errorf("there is no group %q on this host", group)
+			return ids{}, fault.Owner.Errorf("there is no group %q on this host", group)
 		}
 	}
 	var id ids

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -68,12 +69,12 @@ func (f *fetcher) planWAL() error {
 	if f.marker != nil {
 		f.report.WALDir = f.marker.WALDir
 		if d := f.cfg.WALDir; d != "" && filepath.Clean(d) != f.marker.WALDir {
-			return fmt.Errorf("this fetch was begun with WAL in %q: it can't go on with %s", f.marker.WALDir, d)
+			return fault.TargetInUse.Errorf("this fetch was begun with WAL in %q: it can't go on with %s", f.marker.WALDir, d)
 		}
 		return nil
 	}
 	if f.found.wal != "" && f.found.wal != name {
-		return fmt.Errorf("%s has %s, but PostgreSQL %s keeps WAL in %s: move it away", f.dir, f.found.wal, f.version.Major(), name)
+		return fault.TargetInUse.Errorf("%s has %s, but PostgreSQL %s keeps WAL in %s: move it away", f.dir, f.found.wal, f.version.Major(), name)
 	}
 	f.report.WALDir = f.found.toWAL
 	d := f.cfg.WALDir
@@ -81,11 +82,11 @@ func (f *fetcher) planWAL() error {
 		return nil
 	}
 	if !filepath.IsAbs(d) {
-		return fmt.Errorf("WAL directory %q: want an absolute path", d)
+		return fault.TargetInUse.Errorf("WAL directory %q: want an absolute path", d)
 	}
 	d = filepath.Clean(d)
 	if f.found.wal != "" && filepath.Clean(f.found.toWAL) != d {
-		return fmt.Errorf("%s is there already and doesn't lead to %s: remove it, or leave the WAL directory away", filepath.Join(f.dir, name), d)
+		return fault.TargetInUse.Errorf("%s is there already and doesn't lead to %s: remove it, or leave the WAL directory away", filepath.Join(f.dir, name), d)
 	}
 	if err := checkEmpty(d, "archive_status", "summaries"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("WAL directory: %w", err)
@@ -109,11 +110,11 @@ func (f *fetcher) planRecovery(ctx context.Context) error {
 		return err
 	}
 	if m.Kind == Offline && r.Target.Kind == TargetImmediate {
-		return errors.New("an offline backup is consistent as it is: fetch it without a recovery")
+		return fault.BadTarget.Errorf("an offline backup is consistent as it is: fetch it without a recovery")
 	}
 	f.report.Recovery = r.report(f.version, p, f.blind())
 	if f.report.Recovery.File == recoveryConf && f.isKept(recoveryConf, false) {
-		return fmt.Errorf("%s has a recovery.conf: move it away, or replace it with --overwrite-config", f.dir)
+		return fault.BadTarget.Errorf("%s has a recovery.conf: move it away, or replace it with --overwrite-config", f.dir)
 	}
 	if len(p.beside) > 0 && !r.Standby {
 		f.warn(ctx, "the archive has several branches after this backup",

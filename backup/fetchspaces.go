@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -127,7 +128,7 @@ func (f *fetcher) wantedDirectories(ctx context.Context, spaces []Tablespace) (m
 		}
 		for oid, dir := range spec.directories {
 			if !slices.ContainsFunc(spaces, func(t Tablespace) bool { return t.OID == oid }) {
-				return nil, fmt.Errorf("restore specification %s: the backup has no tablespace %d", f.cfg.RestoreSpec, oid)
+				return nil, fault.Tablespaces.Errorf("restore specification %s: the backup has no tablespace %d", f.cfg.RestoreSpec, oid)
 			}
 			wanted[oid] = wish{dir: dir}
 		}
@@ -135,14 +136,14 @@ func (f *fetcher) wantedDirectories(ctx context.Context, spaces []Tablespace) (m
 	for key, dir := range f.cfg.TablespaceMap {
 		i := slices.IndexFunc(spaces, func(t Tablespace) bool { return fmt.Sprint(t.OID) == key || t.Name == key && key != "" })
 		if i < 0 {
-			return nil, fmt.Errorf("tablespace map: the backup has no tablespace %q outside of its data directory; it has %s", key, spaceNames(spaces))
+			return nil, fault.Tablespaces.Errorf("tablespace map: the backup has no tablespace %q outside of its data directory; it has %s", key, spaceNames(spaces))
 		}
 		if !filepath.IsAbs(dir) {
-			return nil, fmt.Errorf("tablespace map: directory %q of %s: want an absolute path", dir, key)
+			return nil, fault.Tablespaces.Errorf("tablespace map: directory %q of %s: want an absolute path", dir, key)
 		}
 		oid, dir := spaces[i].OID, filepath.Clean(dir)
 		if w, ok := wanted[oid]; ok && w.deep && w.dir != dir {
-			return nil, fmt.Errorf("tablespace map: %s is given two directories", spaceName(spaces[i]))
+			return nil, fault.Tablespaces.Errorf("tablespace map: %s is given two directories", spaceName(spaces[i]))
 		}
 		wanted[oid] = wish{dir: dir, deep: true}
 	}
@@ -170,7 +171,7 @@ func (f *fetcher) place(t Tablespace, w wish) (space, error) {
 	}
 	if link, ok := f.found.links[t.OID]; ok {
 		if s.dir != "" && s.dir != filepath.Clean(link) {
-			return s, fmt.Errorf("the link pg_tblspc/%d in %s points to %s, not to %s: remove it, or leave the option away", t.OID, f.dir, link, s.dir)
+			return s, fault.Tablespaces.Errorf("the link pg_tblspc/%d in %s points to %s, not to %s: remove it, or leave the option away", t.OID, f.dir, link, s.dir)
 		}
 		s.dir = filepath.Clean(link)
 	}
@@ -192,10 +193,10 @@ func (f *fetcher) place(t Tablespace, w wish) (space, error) {
 func (f *fetcher) placeAgain(s space) (space, error) {
 	before, ok := f.marker.Spaces[s.OID]
 	if !ok {
-		return s, errors.New("the unfinished fetch doesn't know it")
+		return s, fault.Tablespaces.Errorf("the unfinished fetch doesn't know it")
 	}
 	if s.dir != "" && s.dir != before {
-		return s, fmt.Errorf("this fetch was begun with it in %q: it can't go on with %s", before, s.dir)
+		return s, fault.Tablespaces.Errorf("this fetch was begun with it in %q: it can't go on with %s", before, s.dir)
 	}
 	s.dir, s.blind = before, before == ""
 	return s, nil
@@ -209,7 +210,7 @@ func checkTarget(s space) error {
 		return err
 	}
 	if parent := filepath.Dir(s.dir); !s.deep && !exists(parent) {
-		return fmt.Errorf("%s doesn't exist (is its file system mounted?)", parent)
+		return fault.Tablespaces.Errorf("%s doesn't exist (is its file system mounted?)", parent)
 	}
 	return nil
 }
@@ -232,10 +233,10 @@ func (f *fetcher) checkApart() error {
 	for i, a := range places {
 		for _, b := range places[:i] {
 			if a.dir == b.dir {
-				return fmt.Errorf("%s and %s can't share the directory %s", b.what, a.what, a.dir)
+				return fault.Tablespaces.Errorf("%s and %s can't share the directory %s", b.what, a.what, a.dir)
 			}
 			if within(a.dir, b.dir) || within(b.dir, a.dir) {
-				return fmt.Errorf("%s and %s can't be in one another: %s, %s", b.what, a.what, b.dir, a.dir)
+				return fault.Tablespaces.Errorf("%s and %s can't be in one another: %s, %s", b.what, a.what, b.dir, a.dir)
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wal-e/chunkstore"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 )
@@ -154,7 +155,7 @@ func (cfg FindConfig) oneSystem(found []*Backup) ([]*Backup, error) {
 		lines = append(lines, fmt.Sprintf("%s (newest %s, taken %s on host %q)",
 			system, b.Ref, b.Manifest.Stopped.UTC().Format(time.RFC3339), b.Manifest.Host))
 	}
-	return nil, fmt.Errorf("%s is ambiguous: %s holds backups of several clusters that it fits; choose one with --system: %s",
+	return nil, fault.Ambiguous.Errorf("%s is ambiguous: %s holds backups of several clusters that it fits; choose one with --system: %s",
 		cfg.Query, cfg.Bucket.URL(), strings.Join(lines, ", "))
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"wal-e/chunkstore"
 	"wal-e/internal/chunk"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/seal"
 	"wal-e/internal/storage"
@@ -181,7 +182,7 @@ func (i *importer) copy(ctx context.Context, name string) (*PushResult, error) {
 			break
 		}
 		if round == maxRounds {
-			return nil, fmt.Errorf("%d packs are gone or condemned again and again, %s the first: is something removing objects from %s?",
+			return nil, fault.Fenced.Errorf("%d packs are gone or condemned again and again, %s the first: is something removing objects from %s?",
 				len(bad), chunkstore.PackKey(bad[0]), p.cfg.Bucket.URL())
 		}
 		p.push.Ban(bad)
@@ -298,7 +299,7 @@ func (i *importer) add(e Entry) error {
 // content stores the bytes of a file.
 func (i *importer) content(ctx context.Context, f ImportFile, r io.Reader) (c chunkstore.Content, sum uint32, err error) {
 	if f.Size > chunkstore.MaxFileSize {
-		return c, 0, fmt.Errorf("it has %d bytes: at most %d can be stored", f.Size, int64(chunkstore.MaxFileSize))
+		return c, 0, fault.Unstorable.Errorf("it has %d bytes: at most %d can be stored", f.Size, int64(chunkstore.MaxFileSize))
 	}
 	type tools struct {
 		writer *chunkstore.Writer

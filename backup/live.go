@@ -2,10 +2,9 @@ package backup
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -124,7 +123,7 @@ func (p *pusher) stopBackup(ctx context.Context, session *postgres.Session, star
 		return err
 	}
 	if label.Start != start || label.Timeline != 0 && label.Timeline != tl {
-		return fmt.Errorf("the server gave a backup_label that starts at %s on timeline %d, the backup started at %s on %d",
+		return fault.Changed.Errorf("the server gave a backup_label that starts at %s on timeline %d, the backup started at %s on %d",
 			label.Start, label.Timeline, start, tl)
 	}
 	p.manifest.Label, p.manifest.TablespaceMap = stopped.Label, stopped.TablespaceMap
@@ -141,14 +140,14 @@ func (p *pusher) checkUnchanged(ctx context.Context, session *postgres.Session, 
 		return err
 	}
 	if standby != (p.manifest.Kind == Standby) {
-		return errors.New("the standby was promoted while it was backed up: run the backup again")
+		return fault.Changed.Errorf("the standby was promoted while it was backed up: run the backup again")
 	}
 	now, err := session.Timeline(ctx)
 	if err != nil {
 		return err
 	}
 	if now != tl {
-		return fmt.Errorf("the server went from timeline %d to %d while it was backed up: run the backup again", tl, now)
+		return fault.Changed.Errorf("the server went from timeline %d to %d while it was backed up: run the backup again", tl, now)
 	}
 	return nil
 }

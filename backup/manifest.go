@@ -7,6 +7,7 @@ import (
 
 	"wal-e/chunkstore"
 	"wal-e/internal/chunk"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -104,7 +105,7 @@ func parseManifest(o *chunkstore.Outcome) (*Manifest, error) {
 		return nil, fmt.Errorf("manifest: %w: %w", chunkstore.ErrDamaged, err)
 	}
 	if m.Version > manifestVersion {
-		return nil, fmt.Errorf("manifest is of version %d, this program reads up to %d: use a newer wal-e", m.Version, manifestVersion)
+		return nil, fault.Newer.Errorf("manifest is of version %d, this program reads up to %d: use a newer wal-e", m.Version, manifestVersion)
 	}
 	if o.Epoch != "" && m.Root == "" {
 		m.Root = chunk.ID{}.String() // the readable part of an encrypted backup's has none

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -51,7 +52,7 @@ func (p *pusher) offlineRun(ctx context.Context) (*PushResult, error) {
 		return nil, err
 	}
 	if *p.control != before {
-		return nil, errors.New("the cluster was started while it was backed up")
+		return nil, fault.Changed.Errorf("the cluster was started while it was backed up")
 	}
 	p.manifest.Stopped = p.cfg.Now().UTC()
 	return p.commit(ctx)
@@ -62,13 +63,13 @@ func (p *pusher) offlineRun(ctx context.Context) (*PushResult, error) {
 func (p *pusher) checkStopped() error {
 	_, err := os.Lstat(filepath.Join(p.dir, "postmaster.pid"))
 	if err == nil {
-		return fmt.Errorf("%s has a postmaster.pid: a server may be running; stop it, or leave --while-offline away", p.dir)
+		return fault.Running.Errorf("%s has a postmaster.pid: a server may be running; stop it, or leave --while-offline away", p.dir)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if s := p.control.State; s != postgres.ShutDown && s != postgres.ShutDownInRecovery {
-		return fmt.Errorf("pg_control says that the cluster is %q: start it and shut it down cleanly before an offline backup", s)
+		return fault.Running.Errorf("pg_control says that the cluster is %q: start it and shut it down cleanly before an offline backup", s)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"wal-e/chunkstore"
 	"wal-e/index"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/seal"
 	"wal-e/internal/storage"
@@ -167,11 +168,11 @@ func newPusher(ctx context.Context, cfg PushConfig) (*pusher, error) {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	if !info.IsDir() {
-		return nil, fmt.Errorf("data directory %s is not a directory", dir)
+		return nil, fault.NotCluster.Errorf("data directory %s is not a directory", dir)
 	}
 	version, err := postgres.ReadVersion(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is not a data directory of PostgreSQL: it has no PG_VERSION", dir)
+		return nil, fault.NotCluster.Errorf("%s is not a data directory of PostgreSQL: it has no PG_VERSION", dir)
 	}
 	if err != nil {
 		return nil, err
@@ -372,7 +373,7 @@ func (p *pusher) copyFiles(ctx context.Context, selection SelectConfig) error {
 			return nil
 		}
 		if round == maxRounds {
-			return fmt.Errorf("%d packs are gone or condemned again and again, %s the first: is something removing objects from %s?",
+			return fault.Fenced.Errorf("%d packs are gone or condemned again and again, %s the first: is something removing objects from %s?",
 				len(bad), chunkstore.PackKey(bad[0]), p.cfg.Bucket.URL())
 		}
 		p.log.WarnContext(ctx, "packs went away while they were referenced; reading the cluster again",
@@ -447,7 +448,7 @@ func (p *pusher) copyControl(ctx context.Context) error {
 		return err
 	}
 	if control.SystemID != p.control.SystemID {
-		return fmt.Errorf("%s became another cluster's while it was backed up", p.dir)
+		return fault.Changed.Errorf("%s became another cluster's while it was backed up", p.dir)
 	}
 	p.control = control
 	info, err := os.Stat(filepath.Join(p.dir, controlPath))
@@ -476,7 +477,7 @@ func (p *pusher) commit(ctx context.Context) (*PushResult, error) {
 		bad := p.manifest.Pages.Failures[0]
 		detail := fmt.Sprintf("%d pages, the first: block %d of %s has checksum %d, which should be %d.", n, bad.Block, bad.Path, bad.Found, bad.Expected)
 		if p.cfg.FailOnCorruption {
-			return nil, fmt.Errorf("pages with wrong checksums: %s", detail)
+			return nil, fault.BadPages.Errorf("pages with wrong checksums: %s", detail)
 		}
 		p.log.WarnContext(ctx, "pages with wrong checksums were backed up", "detail", detail,
 			"hint", "Keep older backups. Look for a failing disk, and at the relation with pg_amcheck.")

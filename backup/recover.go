@@ -2,12 +2,12 @@ package backup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -59,13 +59,13 @@ const (
 // check says what is wrong with r whatever the backup is.
 func (r *RecoverConfig) check() error {
 	if _, number := r.timelineNumber(); !number && !slices.Contains([]string{"", TimelineLatest, TimelineCurrent}, r.Timeline) {
-		return fmt.Errorf("target timeline %q: want latest, current or a number", r.Timeline)
+		return fault.BadTarget.Errorf("target timeline %q: want latest, current or a number", r.Timeline)
 	}
 	if !slices.Contains([]string{"", ActionPromote, ActionPause, ActionShutdown}, r.Action) {
-		return fmt.Errorf("target action %q: want promote, pause or shutdown", r.Action)
+		return fault.BadTarget.Errorf("target action %q: want promote, pause or shutdown", r.Action)
 	}
 	if r.Standby && r.Target.Kind != TargetEnd {
-		return errors.New("a standby follows its primary and has no recovery target: leave one of the two away")
+		return fault.BadTarget.Errorf("a standby follows its primary and has no recovery target: leave one of the two away")
 	}
 	return nil
 }
@@ -76,13 +76,13 @@ func (r *RecoverConfig) checkFor(v postgres.Version) error {
 		return err
 	}
 	if !strings.Contains(r.RestoreCommand, "%f") || !strings.Contains(r.RestoreCommand, "%p") {
-		return fmt.Errorf("restore_command %q: want one with %%f and %%p", r.RestoreCommand)
+		return fault.BadTarget.Errorf("restore_command %q: want one with %%f and %%p", r.RestoreCommand)
 	}
 	if strings.ContainsAny(r.RestoreCommand, "\n\r\x00") {
-		return errors.New("restore_command must be a single line")
+		return fault.BadTarget.Errorf("restore_command must be a single line")
 	}
 	if r.Target.Kind == TargetLSN && v < postgres.V10 {
-		return errors.New("PostgreSQL 9.6 can't recover to an LSN: give a time, a transaction or a restore point")
+		return fault.BadTarget.Errorf("PostgreSQL 9.6 can't recover to an LSN: give a time, a transaction or a restore point")
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"wal-e/internal/fault"
 )
 
 // RestoreSpecSource as the restore specification stands for the tablespaces'
@@ -61,14 +63,14 @@ func parseRestoreSpec(b []byte) (*restoreSpec, error) {
 	for _, s := range oids {
 		oid, err := strconv.ParseUint(s, 10, 32)
 		if err != nil || oid == 0 {
-			return nil, fmt.Errorf("tablespace %q: want an OID", s)
+			return nil, fault.Tablespaces.Errorf("tablespace %q: want an OID", s)
 		}
 		var at struct{ Loc, Link string }
 		if err := json.Unmarshal(fields[s], &at); err != nil {
 			return nil, fmt.Errorf("tablespace %s: %w", s, err)
 		}
 		if !filepath.IsAbs(at.Loc) || at.Link != "" && filepath.Clean(at.Link) != "pg_tblspc/"+s {
-			return nil, fmt.Errorf("tablespace %s: loc is %q and link %q: want an absolute path and pg_tblspc/%s", s, at.Loc, at.Link, s)
+			return nil, fault.Tablespaces.Errorf("tablespace %s: loc is %q and link %q: want an absolute path and pg_tblspc/%s", s, at.Loc, at.Link, s)
 		}
 		spec.directories[uint32(oid)] = filepath.Clean(at.Loc)
 	}

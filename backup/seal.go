@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"wal-e/chunkstore"
+	"wal-e/internal/fault"
 	"wal-e/internal/seal"
 )
 
@@ -16,7 +16,7 @@ import (
 type KeyFinder func(ctx context.Context, epoch string, data bool) (*seal.Keys, error)
 
 // errNoKeys says that a backup is encrypted and nobody gave a KeyFinder.
-var errNoKeys = errors.New("backup is encrypted, and its keys aren't here")
+var errNoKeys = fault.NoHostKeys.Errorf("backup is encrypted, and its keys aren't here")
 
 // Public returns what everybody who can read the archive may know of an
 // encrypted backup: what retention, collection and listings need. No name of a

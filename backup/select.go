@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -310,7 +311,7 @@ func (w *fileWalk) dangling(p string, info fs.FileInfo) error {
 // without a tablespace or its WAL folder is none.
 func (w *fileWalk) refuse(p, what string) error {
 	if isTablespace(p) || p == walDirectory(w.cfg.Version) {
-		return fmt.Errorf("%s %s", w.abs(p), what)
+		return fault.Unstorable.Errorf("%s %s", w.abs(p), what)
 	}
 	if w.skip[p] {
 		return nil
@@ -322,13 +323,13 @@ func (w *fileWalk) refuse(p, what string) error {
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("%s %s (%s): what is behind it would be missing from the backup; --skip-link %s leaves it out", w.abs(p), what, target, p)
+	return fault.Unstorable.Errorf("%s %s (%s): what is behind it would be missing from the backup; --skip-link %s leaves it out", w.abs(p), what, target, p)
 }
 
 // tablespace takes the link of a tablespace and what this server has in it.
 func (w *fileWalk) tablespace(p string, target fs.FileInfo) error {
 	if !target.IsDir() {
-		return fmt.Errorf("%s is the link of a tablespace, but not to a folder", w.abs(p))
+		return fault.Unstorable.Errorf("%s is the link of a tablespace, but not to a folder", w.abs(p))
 	}
 	link, err := os.Readlink(w.abs(p))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -1,12 +1,12 @@
 package backup
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -58,14 +58,14 @@ func ParseTarget(o TargetOptions, zone *time.Location) (Target, error) {
 		given = append(given, "a transaction")
 		t.Kind = TargetXID
 		if t.XID, err = strconv.ParseUint(o.XID, 10, 64); err != nil || t.XID < firstNormalXID {
-			err = fmt.Errorf("%q is not a transaction id: want a number from %d on", o.XID, firstNormalXID)
+			err = fault.BadTarget.Errorf("%q is not a transaction id: want a number from %d on", o.XID, firstNormalXID)
 		}
 	}
 	if o.Name != "" && err == nil {
 		given = append(given, "a restore point")
 		t.Kind = TargetName
 		if len(o.Name) > maxRestorePoint || strings.ContainsAny(o.Name, "\n\r\x00") {
-			err = fmt.Errorf("%q is not the name of a restore point: want at most %d bytes on one line", o.Name, maxRestorePoint)
+			err = fault.BadTarget.Errorf("%q is not the name of a restore point: want at most %d bytes on one line", o.Name, maxRestorePoint)
 		}
 	}
 	if o.Immediate && err == nil {
@@ -73,7 +73,7 @@ func ParseTarget(o TargetOptions, zone *time.Location) (Target, error) {
 		t.Kind = TargetImmediate
 	}
 	if err == nil && len(given) > 1 {
-		err = errors.New("a recovery has one target, not " + strings.Join(given, " and "))
+		err = fault.BadTarget.Errorf("a recovery has one target, not %s", strings.Join(given, " and "))
 	}
 	if err != nil {
 		return Target{}, fmt.Errorf("recovery target: %w", err)
@@ -115,13 +115,13 @@ func parseTargetTime(s string, zone *time.Location) (time.Time, error) {
 			}
 		}
 	}
-	return time.Time{}, fmt.Errorf("%q is not a time: want a form like 2026-05-01 14:30:00+02, 2026-05-01T12:30:00Z or 2026-05-01 14:30:00 Europe/Berlin", s)
+	return time.Time{}, fault.BadTarget.Errorf("%q is not a time: want a form like 2026-05-01 14:30:00+02, 2026-05-01T12:30:00Z or 2026-05-01 14:30:00 Europe/Berlin", s)
 }
 
 // checkTargetTime refuses what PostgreSQL couldn't read back.
 func checkTargetTime(s string, t time.Time) (time.Time, error) {
 	if y := t.UTC().Year(); y < 2000 || y > 9999 {
-		return time.Time{}, fmt.Errorf("%q is in the year %d", s, y)
+		return time.Time{}, fault.BadTarget.Errorf("%q is in the year %d", s, y)
 	}
 	return t, nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 )
@@ -19,7 +20,7 @@ func (r *RecoverConfig) checkQuery(q query) error {
 		return err
 	}
 	if k := r.Target.Kind; q.latest && (k == TargetXID || k == TargetName) {
-		return errors.New("a backup doesn't know which transactions and restore points follow it: name a backup that was complete before the target instead of LATEST")
+		return fault.NoRoute.Errorf("a backup doesn't know which transactions and restore points follow it: name a backup that was complete before the target instead of LATEST")
 	}
 	return nil
 }
@@ -55,10 +56,10 @@ func (r *RecoverConfig) checkReach(b *Backup) error {
 	_, stop := b.lsns()
 	switch t := r.Target; {
 	case t.Kind == TargetTime && t.Time.Before(b.Manifest.Stopped):
-		return fmt.Errorf("backup %s was complete at %s UTC only, and the target is %s: take an older backup, or LATEST, which chooses one",
+		return fault.NoRoute.Errorf("backup %s was complete at %s UTC only, and the target is %s: take an older backup, or LATEST, which chooses one",
 			b.Ref, b.Manifest.Stopped.UTC().Format(timeLayout), t.Time.UTC().Format(timeLayout))
 	case t.Kind == TargetLSN && t.LSN < stop:
-		return fmt.Errorf("backup %s is complete at LSN %s only, and the target is %s: take an older backup, or LATEST, which chooses one",
+		return fault.NoRoute.Errorf("backup %s is complete at LSN %s only, and the target is %s: take an older backup, or LATEST, which chooses one",
 			b.Ref, stop, t.LSN)
 	}
 	return nil
@@ -100,7 +101,7 @@ func (r *RecoverConfig) resolve(ctx context.Context, b *Backup) (route, error) {
 			return route{}, err
 		}
 		if !h.ContainsEnd(b.Manifest.Timeline, stop) {
-			return route{}, fmt.Errorf("backup %s ends at %s of timeline %d, which the way to timeline %d doesn't pass (it is on timeline %d there): "+
+			return route{}, fault.NoRoute.Errorf("backup %s ends at %s of timeline %d, which the way to timeline %d doesn't pass (it is on timeline %d there): "+
 				"take another backup, or LATEST, which chooses one", b.Ref, stop, b.Manifest.Timeline, want, h.TimelineAt(max(stop, 1)-1))
 		}
 		return route{timeline: want}, nil

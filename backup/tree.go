@@ -14,6 +14,7 @@ import (
 	"wal-e/chunkstore"
 	"wal-e/index"
 	"wal-e/internal/chunk"
+	"wal-e/internal/fault"
 	"wal-e/internal/seal"
 )
 
@@ -220,7 +221,7 @@ func (t *Tree) Copy(ctx context.Context, w io.Writer, e Entry) error {
 // extents calls visit with the bytes of one extent after the other.
 func (t *Tree) extents(ctx context.Context, e Entry, visit func(data []byte) error) error {
 	if e.Type != File {
-		return fmt.Errorf("%s is no file", e.Path)
+		return fault.NoEntry.Errorf("%s is no file", e.Path)
 	}
 	if e.Content.Size == 0 {
 		return nil

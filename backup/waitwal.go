@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -50,7 +51,7 @@ func (w walWait) wait(ctx context.Context, tl postgres.Timeline, start, stop pos
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-deadline.C:
-			return fmt.Errorf("after %s the archive still lacks %d WAL segments that the backup needs, %s the first (%s): "+
+			return fault.WALMissing.Errorf("after %s the archive still lacks %d WAL segments that the backup needs, %s the first (%s): "+
 				"%s; then run backup-push again, which uses what was stored", w.timeout, len(missing), missing[0], w.archiver(ctx), w.hint)
 		case <-tell.C:
 			w.tell(fmt.Sprintf("The archive lacks %d WAL segments that the backup needs, %s the first. %s.", len(missing), missing[0], w.archiver(ctx)))

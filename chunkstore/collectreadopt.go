@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -37,7 +38,7 @@ func Readopt(ctx context.Context, b storage.Bucket, ref Ref, cfg Readoption) (Re
 		return Ref{}, fmt.Errorf("backup %s can't be taken back: %w", ref, err)
 	}
 	if old.Result != Commit {
-		return Ref{}, fmt.Errorf("backup %s can't be taken back: it was never complete (%s)", ref, old.Reason)
+		return Ref{}, fault.TooLate.Errorf("backup %s can't be taken back: it was never complete (%s)", ref, old.Reason)
 	}
 	intent := Intent{
 		Host: cfg.Host, Begun: cfg.Now().UTC(), System: old.System, Start: old.Start, Program: cfg.Program, Parents: []Ref{ref},

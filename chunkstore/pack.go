@@ -2,7 +2,6 @@ package chunkstore
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 
@@ -10,6 +9,7 @@ import (
 
 	"wal-e/index"
 	"wal-e/internal/chunk"
+	"wal-e/internal/fault"
 )
 
 // A pack is a header, records that can be found one after the other, the
@@ -62,7 +62,7 @@ const (
 )
 
 // errNewer is wrapped when bytes are whole, but of a form that came later.
-var errNewer = errors.New("this program doesn't know them: use a newer wal-e")
+var errNewer = fault.Newer.Errorf("this program doesn't know them: use a newer wal-e")
 
 func crc(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 

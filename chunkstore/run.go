@@ -13,6 +13,7 @@ import (
 	"wal-e/index"
 	"wal-e/internal/chunk"
 	"wal-e/internal/envelope"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 )
@@ -189,7 +190,7 @@ func (p *Push) refreshTable(ctx context.Context) error {
 func (p *Push) checkHorizon(marks []Mark) error {
 	start, horizon, below, err := p.belowHorizon(marks)
 	if err == nil && below {
-		return fmt.Errorf("backup would start at %s, but WAL below %s is being deleted by a collection: "+
+		return fault.Fenced.Errorf("backup would start at %s, but WAL below %s is being deleted by a collection: "+
 			"run the backup again; if the cluster was restored to an earlier time, archive it to a new prefix", start, horizon)
 	}
 	return err
@@ -324,7 +325,7 @@ func (p *Push) Commit(ctx context.Context, manifest any) error {
 		return err
 	}
 	if len(bad) > 0 {
-		return fmt.Errorf("%d packs that the backup needs were removed or condemned while it was taken, %s the first: "+
+		return fault.Fenced.Errorf("%d packs that the backup needs were removed or condemned while it was taken, %s the first: "+
 			"run the backup again", len(bad), PackKey(bad[0]))
 	}
 	sparse, dead := p.sparsePacks()
@@ -375,7 +376,7 @@ func (p *Push) decide(ctx context.Context, outcome *Outcome) error {
 	return fmt.Errorf("backup %s: %w: by %s: %s", p.ref, ErrFenced, o.By, o.Reason)
 }
 
-var errAborted = errors.New("push was aborted")
+var errAborted = fault.Fenced.Errorf("push was aborted")
 
 // abortTimeout bounds what an abort may take when the push was cancelled.
 const abortTimeout = 20 * time.Second

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 )
@@ -211,7 +212,7 @@ func (f *fetcher) planWALDir() error {
 		return err
 	}
 	if f.found.wal != "" && f.marker == nil {
-		return fmt.Errorf("%s in %s is there already: leave --waldir away, or remove it", f.found.wal, f.dir)
+		return fault.TargetInUse.Errorf("%s in %s is there already: leave --waldir away, or remove it", f.found.wal, f.dir)
 	}
 	if err := checkEmpty(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"wal-e/internal/fault"
 )
 
 // markerDir is the folder in a data directory that says that a fetch into it is
@@ -40,7 +42,7 @@ func readMarker(dir string) (*marker, error) {
 	}
 	owner, ok := info.Sys().(*syscall.Stat_t)
 	if !info.IsDir() || !ok || int(owner.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
-		return nil, fmt.Errorf("%s isn't a folder of this user's that only this user can write to: remove it, or go on as the user that began the fetch", folder)
+		return nil, fault.OtherFetch.Errorf("%s isn't a folder of this user's that only this user can write to: remove it, or go on as the user that began the fetch", folder)
 	}
 	name := filepath.Join(folder, "fetch.json")
 	b, err := os.ReadFile(name)
@@ -52,7 +54,7 @@ func readMarker(dir string) (*marker, error) {
 	}
 	m := &marker{}
 	if err := json.Unmarshal(b, m); err != nil || m.Version != 1 {
-		return nil, fmt.Errorf("%s can't be read (version %d, %v): empty %s and fetch again", name, m.Version, err, dir)
+		return nil, fault.OtherFetch.Errorf("%s can't be read (version %d, %v): empty %s and fetch again", name, m.Version, err, dir)
 	}
 	return m, nil
 }
@@ -62,7 +64,7 @@ func (m *marker) check(dir string, name Name) error {
 	if m.Backup == name.String() {
 		return nil
 	}
-	return fmt.Errorf("%s holds an unfinished fetch of backup %s, begun at %s: fetch that one to go on with it; for the classic backup %s empty %s first",
+	return fault.OtherFetch.Errorf("%s holds an unfinished fetch of backup %s, begun at %s: fetch that one to go on with it; for the classic backup %s empty %s first",
 		dir, m.Backup, m.Begun.UTC().Format(time.RFC3339), name, dir)
 }
 
@@ -91,7 +93,7 @@ func inspect(dir string, again bool) (*inspection, error) {
 		name := e.Name()
 		switch {
 		case name == "postmaster.pid":
-			return nil, fmt.Errorf("attempting to overwrite a live data directory: found a postmaster.pid lockfile in %s; stop the server, or restore elsewhere", dir)
+			return nil, fault.Running.Errorf("attempting to overwrite a live data directory: found a postmaster.pid lockfile in %s; stop the server, or restore elsewhere", dir)
 		case name == "pg_tblspc":
 			if err := in.tablespaces(filepath.Join(dir, name), again); err != nil {
 				return nil, err
@@ -106,7 +108,7 @@ func inspect(dir string, again bool) (*inspection, error) {
 			}
 		case name == markerDir || again:
 		case name == "PG_VERSION" || name == "global" || name == "base":
-			return nil, fmt.Errorf("%s holds a cluster already (%s): restore to an empty directory, or move the old one away", dir, name)
+			return nil, fault.TargetInUse.Errorf("%s holds a cluster already (%s): restore to an empty directory, or move the old one away", dir, name)
 		case isBystander(name) || isConfig(name) && !e.IsDir():
 			in.kept[name] = true
 		default:
@@ -114,7 +116,7 @@ func inspect(dir string, again bool) (*inspection, error) {
 		}
 	}
 	if len(strange) > 0 {
-		return nil, fmt.Errorf("%s isn't empty: it holds %s. Only configuration files, links in pg_tblspc, an empty pg_wal and lost+found may be there: "+
+		return nil, fault.TargetInUse.Errorf("%s isn't empty: it holds %s. Only configuration files, links in pg_tblspc, an empty pg_wal and lost+found may be there: "+
 			"restore to another directory, or move these away", dir, strings.Join(strange[:min(5, len(strange))], ", "))
 	}
 	return in, nil
@@ -141,14 +143,14 @@ func (in *inspection) tablespaces(dir string, again bool) error {
 			if again {
 				continue
 			}
-			return fmt.Errorf("%s isn't the link of a tablespace: restore to an empty directory, or move it away", at)
+			return fault.TargetInUse.Errorf("%s isn't the link of a tablespace: restore to an empty directory, or move it away", at)
 		}
 		to, err := os.Readlink(at)
 		if err != nil {
 			return err
 		}
 		if info, err := os.Stat(at); err != nil || !info.IsDir() || !filepath.IsAbs(to) {
-			return fmt.Errorf("link %s doesn't lead to a directory: it points to %s", at, to)
+			return fault.TargetInUse.Errorf("link %s doesn't lead to a directory: it points to %s", at, to)
 		}
 		in.links[oid] = filepath.Clean(to)
 	}
@@ -167,7 +169,7 @@ func checkEmpty(dir string, folders ...string) error {
 			continue
 		}
 		if !slices.Contains(folders, e.Name()) || !e.IsDir() {
-			return fmt.Errorf("%s isn't empty: it holds %s", dir, e.Name())
+			return fault.TargetInUse.Errorf("%s isn't empty: it holds %s", dir, e.Name())
 		}
 		if err := checkEmpty(filepath.Join(dir, e.Name())); err != nil {
 			return err

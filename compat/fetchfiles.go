@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -78,7 +79,7 @@ func (f *fetcher) member(ctx context.Context, m member, content io.Reader) error
 func (f *fetcher) directory(m member) error {
 	if isWALFolder(m.Path) {
 		if f.found.wal != "" && f.found.wal != m.Path {
-			return fmt.Errorf("%s is there, but the WAL of this cluster is in %s", f.found.wal, m.Path)
+			return fault.BadMember.Errorf("%s is there, but the WAL of this cluster is in %s", f.found.wal, m.Path)
 		}
 		return f.walFolder(m)
 	}
@@ -143,7 +144,7 @@ func (f *fetcher) file(m member, content io.Reader) error {
 			return err
 		}
 		if b.Len() > maxMap {
-			return fmt.Errorf("it has more than %d bytes", maxMap)
+			return fault.BadMember.Errorf("it has more than %d bytes", maxMap)
 		}
 		f.mu.Lock()
 		f.tsMap, f.tsMember = b.Bytes(), m
@@ -297,7 +298,7 @@ func (f *fetcher) makeLink(ctx context.Context, m member) error {
 			return err
 		}
 		if at != s {
-			return fmt.Errorf("it is a hard link to %s, which goes to another directory", m.Link)
+			return fault.BadMember.Errorf("it is a hard link to %s, which goes to another directory", m.Link)
 		}
 		return s.root.Link(old, p)
 	}

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"wal-e/internal/fault"
 )
 
 // An ownership says whom restored files belong to when root restores.
@@ -25,7 +27,7 @@ func planOwner(want string) (*ownership, error) {
 	if os.Geteuid() != 0 {
 		me, err := user.Current()
 		if name != "" && (err != nil || name != me.Username && name != me.Uid) {
-			return nil, fmt.Errorf("only root can give files to %s: run as root, or as %s", name, name)
+			return nil, fault.Owner.Errorf("only root can give files to %s: run as root, or as %s", name, name)
 		}
 		return nil, nil
 	}

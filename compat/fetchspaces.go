@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"wal-e/internal/fault"
 )
 
 // A space is a tablespace and where it goes.
@@ -34,10 +36,10 @@ func (f *fetcher) planSpaces() error {
 	for key, dir := range f.cfg.TablespaceMap {
 		oid, ok := parseOID(key)
 		if !ok {
-			return fmt.Errorf("tablespace map: %q: a classic backup knows tablespaces by OID only: %s", key, oidList(originals))
+			return fault.Tablespaces.Errorf("tablespace map: %q: a classic backup knows tablespaces by OID only: %s", key, oidList(originals))
 		}
 		if !filepath.IsAbs(dir) {
-			return fmt.Errorf("tablespace map: directory %q of %s: want an absolute path", dir, key)
+			return fault.Tablespaces.Errorf("tablespace map: directory %q of %s: want an absolute path", dir, key)
 		}
 		wanted[oid] = filepath.Clean(dir)
 	}
@@ -48,7 +50,7 @@ func (f *fetcher) planSpaces() error {
 	for oid := range wanted {
 		// An early sentinel doesn't say which there are.
 		if originals != nil && !oids[oid] {
-			return fmt.Errorf("tablespace map: the backup has no tablespace %d; it has %s", oid, oidList(originals))
+			return fault.Tablespaces.Errorf("tablespace map: the backup has no tablespace %d; it has %s", oid, oidList(originals))
 		}
 		oids[oid] = true
 	}
@@ -88,14 +90,14 @@ func (f *fetcher) place(s *space, wanted string) error {
 	if f.marker != nil {
 		before, ok := f.marker.Spaces[s.oid]
 		if !ok || wanted != "" && wanted != before {
-			return fmt.Errorf("this fetch was begun with it in %q: it can't go on with %q", before, wanted)
+			return fault.Tablespaces.Errorf("this fetch was begun with it in %q: it can't go on with %q", before, wanted)
 		}
 		s.dir = before
 		return nil
 	}
 	switch {
 	case link != "" && wanted != "" && link != wanted:
-		return fmt.Errorf("the link pg_tblspc/%d in %s points to %s, not to %s: remove it, or leave the option away", s.oid, f.dir, link, wanted)
+		return fault.Tablespaces.Errorf("the link pg_tblspc/%d in %s points to %s, not to %s: remove it, or leave the option away", s.oid, f.dir, link, wanted)
 	case link != "":
 		s.dir = link
 		return f.checkTarget(link)
@@ -109,7 +111,7 @@ func (f *fetcher) place(s *space, wanted string) error {
 	err := f.checkTarget(s.dir)
 	if parent := filepath.Dir(s.dir); err == nil {
 		if _, serr := os.Stat(parent); serr != nil {
-			err = fmt.Errorf("%s doesn't exist (is its file system mounted?)", parent)
+			err = fault.Tablespaces.Errorf("%s doesn't exist (is its file system mounted?)", parent)
 		}
 	}
 	if err != nil {
@@ -144,7 +146,7 @@ func (f *fetcher) checkApart() error {
 	for i, a := range places {
 		for _, b := range places[:i] {
 			if a.dir == b.dir || within(a.dir, b.dir) || within(b.dir, a.dir) {
-				return fmt.Errorf("%s and %s can't share a directory or be in one another: %s, %s", b.what, a.what, b.dir, a.dir)
+				return fault.Tablespaces.Errorf("%s and %s can't share a directory or be in one another: %s, %s", b.what, a.what, b.dir, a.dir)
 			}
 		}
 	}
@@ -242,7 +244,7 @@ func (f *fetcher) site(p string) (*site, string, error) {
 	case !ok:
 		return nil, "", fmt.Errorf("%w: %q is no tablespace", ErrBadMember, p)
 	case f.sentinel.Spec.Tablespaces == nil && !f.cfg.BlindRestore:
-		return nil, "", fmt.Errorf("the sentinel is an early one and doesn't say where tablespace %d was: say where it goes with --tablespace-map %d=DIR", oid, oid)
+		return nil, "", fault.Tablespaces.Errorf("the sentinel is an early one and doesn't say where tablespace %d was: say where it goes with --tablespace-map %d=DIR", oid, oid)
 	}
 	return main, p, nil // blind, or a directory already where it came from
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"wal-e/internal/fault"
 )
 
 // A Name is the name of a classic base backup, base_SEGMENT_OFFSET.
@@ -21,7 +23,7 @@ type Name struct {
 func ParseName(s string) (Name, error) {
 	n, rest, ok := cutName(s)
 	if !ok || rest != "" {
-		return Name{}, fmt.Errorf("%q is no name of a classic backup: want a form like base_000000010000000000000004_00000216", s)
+		return Name{}, fault.NoBackup.Errorf("%q is no name of a classic backup: want a form like base_000000010000000000000004_00000216", s)
 	}
 	return n, nil
 }

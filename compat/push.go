@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 )
@@ -176,7 +177,7 @@ func (p *pusher) look(ctx context.Context) (err error) {
 	}
 	p.version, err = postgres.ReadVersion(p.dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s is not a data directory of PostgreSQL: it has no PG_VERSION", p.dir)
+		return fault.NotCluster.Errorf("%s is not a data directory of PostgreSQL: it has no PG_VERSION", p.dir)
 	}
 	if err != nil {
 		return err
@@ -244,7 +245,7 @@ func (p *pusher) live(ctx context.Context) error {
 		return err
 	}
 	if control.SystemID != p.control.SystemID {
-		return fmt.Errorf("%s became another cluster's while it was backed up", p.dir)
+		return fault.Changed.Errorf("%s became another cluster's while it was backed up", p.dir)
 	}
 	stop()
 	stopped, err := p.stop(ctx, session, standby)
@@ -276,7 +277,7 @@ func (p *pusher) stop(ctx context.Context, session *postgres.Session, standby bo
 		return nil, err
 	}
 	if now != standby || tl != p.tl {
-		return nil, errors.New("the server was promoted or changed its timeline while it was backed up: run the backup again")
+		return nil, fault.Changed.Errorf("the server was promoted or changed its timeline while it was backed up: run the backup again")
 	}
 	stopped, err := session.StopBackup(ctx)
 	if err != nil {
@@ -287,7 +288,7 @@ func (p *pusher) stop(ctx context.Context, session *postgres.Session, standby bo
 		return nil, err
 	}
 	if label.Start != p.start {
-		return nil, fmt.Errorf("the server gave a backup_label that starts at %s, the backup started at %s", label.Start, p.start)
+		return nil, fault.Changed.Errorf("the server gave a backup_label that starts at %s, the backup started at %s", label.Start, p.start)
 	}
 	return stopped, nil
 }
@@ -321,7 +322,7 @@ func (p *pusher) offline(ctx context.Context) error {
 		return err
 	}
 	if *control != *p.control {
-		return errors.New("the cluster was started while it was backed up: stop it, and run the backup again")
+		return fault.Changed.Errorf("the cluster was started while it was backed up: stop it, and run the backup again")
 	}
 	if err := p.pushMade(ctx, []made{{controlPath, data}}); err != nil {
 		return err
@@ -332,12 +333,12 @@ func (p *pusher) offline(ctx context.Context) error {
 
 func (p *pusher) checkStopped() error {
 	if _, err := os.Lstat(filepath.Join(p.dir, "postmaster.pid")); err == nil {
-		return fmt.Errorf("%s has a postmaster.pid: a server may be running; stop it, or leave --while-offline away", p.dir)
+		return fault.Running.Errorf("%s has a postmaster.pid: a server may be running; stop it, or leave --while-offline away", p.dir)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if s := p.control.State; s != postgres.ShutDown && s != postgres.ShutDownInRecovery {
-		return fmt.Errorf("pg_control says that the cluster is %q: start it and shut it down cleanly before an offline backup", s)
+		return fault.Running.Errorf("pg_control says that the cluster is %q: start it and shut it down cleanly before an offline backup", s)
 	}
 	return nil
 }
@@ -373,7 +374,7 @@ func (p *pusher) begin(ctx context.Context, version string) error {
 	p.report.Name, p.report.StartLSN = p.name.String(), p.start.String()
 	if _, err := p.cfg.Bucket.Stat(ctx, p.name.Sentinel()); !errors.Is(err, storage.ErrNotExist) {
 		if err == nil {
-			err = fmt.Errorf("backup %s is in %s already: it starts where this one would. "+
+			err = fault.NameTaken.Errorf("backup %s is in %s already: it starts where this one would. "+
 				"On a standby wait for the next restartpoint, or run CHECKPOINT on the primary; of a cluster that hasn't run since there is nothing to do",
 				p.name, p.cfg.Bucket.URL())
 		}
@@ -415,7 +416,7 @@ func (p *pusher) pushFiles(ctx context.Context) (err error) {
 			n = f.info.Size()
 		}
 		if n > p.cfg.MaxPartition {
-			return fmt.Errorf("attempted to archive a file that is too large: %s has %d bytes, and a partition of the classic layout holds %d at most: "+
+			return fault.Unstorable.Errorf("attempted to archive a file that is too large: %s has %d bytes, and a partition of the classic layout holds %d at most: "+
 				"see whether it belongs there", f.abs, n, p.cfg.MaxPartition)
 		}
 		if len(members) == maxMembers || len(members) > 0 && size+n >= p.cfg.MaxPartition {
@@ -517,7 +518,7 @@ func (p *pusher) waitForWAL(ctx context.Context, session *postgres.Session, stop
 				text := fmt.Sprintf("the archive lacks WAL that the backup needs: %s in %s (%s); see why archive_command fails, and whether it archives there; "+
 					"of a quiet standby run SELECT pg_switch_wal() on the primary", WALKey(name), p.cfg.Bucket.URL(), archiver)
 				if now.After(deadline) {
-					return fmt.Errorf("after %s %s", p.cfg.WALTimeout, text)
+					return fault.WALMissing.Errorf("after %s %s", p.cfg.WALTimeout, text)
 				}
 				p.cfg.Log.WarnContext(ctx, "still waiting for WAL", "detail", text)
 			}

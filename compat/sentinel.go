@@ -2,12 +2,12 @@ package compat
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"path"
 	"strconv"
 	"strings"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -40,22 +40,22 @@ func ParseSentinel(b []byte) (SentinelFile, error) {
 		Spec    json.RawMessage `json:"spec"`
 	}
 	if len(b) > maxSentinel {
-		return SentinelFile{}, fmt.Errorf("sentinel of %d bytes: at most %d are allowed", len(b), maxSentinel)
+		return SentinelFile{}, fault.BadMember.Errorf("sentinel of %d bytes: at most %d are allowed", len(b), maxSentinel)
 	}
 	if err := json.Unmarshal(b, &fields); err != nil {
 		return SentinelFile{}, fmt.Errorf("sentinel: %w", err)
 	}
 	s := SentinelFile{StopOffset: fields.Offset, ExpandedSize: -1}
 	if fields.Segment == nil || len(*fields.Segment) != 24 || !isHex(*fields.Segment) {
-		return SentinelFile{}, errors.New("sentinel: wal_segment_backup_stop is no segment")
+		return SentinelFile{}, fault.BadMember.Errorf("sentinel: wal_segment_backup_stop is no segment")
 	}
 	s.StopSegment = *fields.Segment
 	if len(s.StopOffset) > 16 || !isHex(s.StopOffset) {
-		return SentinelFile{}, fmt.Errorf("sentinel: wal_segment_offset_backup_stop %.40q is no offset", s.StopOffset)
+		return SentinelFile{}, fault.BadMember.Errorf("sentinel: wal_segment_offset_backup_stop %.40q is no offset", s.StopOffset)
 	}
 	if fields.Size != nil {
 		if s.ExpandedSize = *fields.Size; s.ExpandedSize < 0 {
-			return SentinelFile{}, fmt.Errorf("sentinel: expanded_size_bytes is %d", s.ExpandedSize)
+			return SentinelFile{}, fault.BadMember.Errorf("sentinel: expanded_size_bytes is %d", s.ExpandedSize)
 		}
 	}
 	if len(fields.Spec) == 0 || string(fields.Spec) == "null" {
@@ -92,18 +92,18 @@ func ParseSpec(b []byte) (Spec, error) {
 	for _, number := range oids {
 		oid, ok := parseOID(number)
 		if !ok {
-			return Spec{}, fmt.Errorf("tablespace %.40q: want an OID", number)
+			return Spec{}, fault.BadMember.Errorf("tablespace %.40q: want an OID", number)
 		}
 		var at struct{ Loc, Link string }
 		raw, ok := fields[number]
 		if !ok {
-			return Spec{}, fmt.Errorf("tablespace %s: nothing says where it was", number)
+			return Spec{}, fault.BadMember.Errorf("tablespace %s: nothing says where it was", number)
 		}
 		if err := json.Unmarshal(raw, &at); err != nil {
 			return Spec{}, fmt.Errorf("tablespace %s: %w", number, err)
 		}
 		if !path.IsAbs(at.Loc) || strings.ContainsRune(at.Loc, 0) || at.Link != "" && path.Clean(at.Link) != "pg_tblspc/"+number {
-			return Spec{}, fmt.Errorf("tablespace %s: loc is %q and link %q: want an absolute path and pg_tblspc/%s", number, at.Loc, at.Link, number)
+			return Spec{}, fault.BadMember.Errorf("tablespace %s: loc is %q and link %q: want an absolute path and pg_tblspc/%s", number, at.Loc, at.Link, number)
 		}
 		s.Tablespaces[oid] = path.Clean(at.Loc)
 	}
@@ -140,5 +140,5 @@ func ParseServerVersion(s string) (postgres.Version, error) {
 			return v, nil
 		}
 	}
-	return 0, fmt.Errorf("%.60q doesn't say a version of PostgreSQL", s)
+	return 0, fault.BadMember.Errorf("%.60q doesn't say a version of PostgreSQL", s)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 )
@@ -178,7 +179,7 @@ func (v *verifier) wal(ctx context.Context, sentinel SentinelFile) error {
 		return nil
 	}
 	if last.Timeline != first.Timeline || last.No < first.No || last.No-first.No > maxSegments {
-		v.problem(v.name.Sentinel(), fmt.Errorf("it says that the backup goes from %s to %s", v.name.Segment, sentinel.StopSegment))
+		v.problem(v.name.Sentinel(), fault.BadMember.Errorf("it says that the backup goes from %s to %s", v.name.Segment, sentinel.StopSegment))
 		return nil
 	}
 	for seg := first; seg.No <= last.No; seg = seg.Next() {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 )
@@ -33,7 +34,7 @@ func FetchWAL(ctx context.Context, cfg WALConfig, name, dest string) (err error)
 		return fmt.Errorf("compat: fetch %q: it is no name of a WAL file", name)
 	}
 	if info, err := os.Lstat(dest); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("compat: fetch %s: destination %s exists and is not a regular file", name, dest)
+		return fault.LocalFile.Errorf("compat: fetch %s: destination %s exists and is not a regular file", name, dest)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("compat: fetch %s: %w", name, err)
 	}

@@ -3,7 +3,6 @@ package compat
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"iter"
 	"os"
@@ -11,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"wal-e/internal/fault"
 )
 
 // A found file is one that belongs in a classic backup.
@@ -22,7 +23,7 @@ type found struct {
 }
 
 // errStopped ends a walk whose consumer has enough.
-var errStopped = errors.New("compat: internal: stopped")
+var errStopped = fault.Unstorable.Errorf("compat: internal: stopped")
 
 // A walker walks over a cluster as the original does, with its list of what is left
 // out, and some more: what the original stores and no restored server may find
@@ -109,7 +110,7 @@ func (w *walker) entry(name, abs string) error {
 	case fs.ModeSocket, fs.ModeNamedPipe:
 		return nil
 	}
-	return fmt.Errorf("%s is a device: it can't be backed up", abs)
+	return fault.Unstorable.Errorf("%s is a device: it can't be backed up", abs)
 }
 
 func (w *walker) symlink(name, abs string, info fs.FileInfo) error {
@@ -129,11 +130,11 @@ func (w *walker) symlink(name, abs string, info fs.FileInfo) error {
 		// Stored as the directory that it stands for: the link would lead to the
 		// WAL of the original, or nowhere.
 		if !isDir {
-			return fmt.Errorf("%s is a link to %s, which is no directory", abs, link)
+			return fault.Unstorable.Errorf("%s is a link to %s, which is no directory", abs, link)
 		}
 		return w.emit(found{name: name, abs: abs, info: target})
 	case isDir:
-		return fmt.Errorf("%s is a link to the directory %s, and what is in it would not be backed up: "+
+		return fault.Unstorable.Errorf("%s is a link to the directory %s, and what is in it would not be backed up: "+
 			"make it a tablespace, or leave it out with --skip-link %s", abs, link, name)
 	}
 	return w.emit(found{name: name, abs: abs, info: info, link: link})
@@ -143,7 +144,7 @@ func (w *walker) symlink(name, abs string, info fs.FileInfo) error {
 func (w *walker) tablespace(name, base, abs string) error {
 	oid, ok := parseOID(base)
 	if !ok {
-		return fmt.Errorf("%s is no tablespace: its name is no OID", abs)
+		return fault.Unstorable.Errorf("%s is no tablespace: its name is no OID", abs)
 	}
 	dir, err := filepath.EvalSymlinks(abs)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"wal-e/compat/lzop"
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -38,7 +39,7 @@ func PushWAL(ctx context.Context, cfg WALConfig, path string) (PushedWAL, error)
 	defer f.Close() // only read
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", path)
+		err = fault.BadSegment.Errorf("%s is not a regular file", path)
 	}
 	if err != nil {
 		return PushedWAL{}, fmt.Errorf("compat: push: %w", err)
@@ -83,7 +84,7 @@ func unchanged(f *os.File, info fs.FileInfo, n int64) error {
 		return err
 	}
 	if n != info.Size() || now.Size() != info.Size() || !now.ModTime().Equal(info.ModTime()) {
-		return fmt.Errorf("%s changed while it was read", f.Name())
+		return fault.BadSegment.Errorf("%s changed while it was read", f.Name())
 	}
 	return nil
 }

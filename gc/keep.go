@@ -14,6 +14,7 @@ import (
 
 	"wal-e/chunkstore"
 	"wal-e/internal/envelope"
+	"wal-e/internal/fault"
 	"wal-e/internal/runid"
 	"wal-e/internal/storage"
 )
@@ -148,7 +149,7 @@ type Marker struct {
 // has returned nil.
 func (m Marker) Keep(ctx context.Context, ref chunkstore.Ref, until time.Time) error {
 	if !until.IsZero() && !until.After(m.now()) {
-		return fmt.Errorf("keep %s until %s: that is over", ref, until.UTC().Format(time.RFC3339))
+		return fault.Usage.Errorf("keep %s until %s: that is over", ref, until.UTC().Format(time.RFC3339))
 	}
 	return m.mark(ctx, ref, keepSuffix, until)
 }
@@ -241,5 +242,5 @@ func ParseUntil(s string) (time.Time, error) {
 			return t.UTC(), nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("%q is not a time: want a date such as 2027-01-31, or a time with its zone such as 2027-01-31T18:00:00+01:00", s)
+	return time.Time{}, fault.Usage.Errorf("%q is not a time: want a date such as 2027-01-31, or a time with its zone such as 2027-01-31T18:00:00+01:00", s)
 }

@@ -1,11 +1,10 @@
 package gc
 
 import (
-	"errors"
-	"fmt"
 	"time"
 
 	"wal-e/chunkstore"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -135,7 +134,7 @@ func (p Policy) Check() error {
 		value int
 	}{{"retain", p.Retain}, {"--daily", p.Daily}, {"--weekly", p.Weekly}, {"--monthly", p.Monthly}} {
 		if n.value < 0 {
-			return fmt.Errorf("%s %d: want a number of backups to keep, at least 1", n.name, n.value)
+			return fault.Usage.Errorf("%s %d: want a number of backups to keep, at least 1", n.name, n.value)
 		}
 	}
 	for _, d := range []struct {
@@ -143,16 +142,16 @@ func (p Policy) Check() error {
 		value time.Duration
 	}{{"retain", p.RetainFor}, {"--pitr", p.PITR}, {"--keep-within", p.KeepWithin}} {
 		if d.value < 0 {
-			return fmt.Errorf("%s %s: want a period such as 14d", d.name, d.value)
+			return fault.Usage.Errorf("%s %s: want a period such as 14d", d.name, d.value)
 		}
 	}
 	switch {
 	case p.Before != nil && (p.Everything || p.keepsByAge()):
-		return errors.New("before goes with no other rule but --keep-within")
+		return fault.Usage.Errorf("before goes with no other rule but --keep-within")
 	case p.Everything && p.keepsByAge():
-		return errors.New("everything goes with no rule that keeps backups")
+		return fault.Usage.Errorf("everything goes with no rule that keeps backups")
 	case p.Before == nil && !p.Everything && !p.keepsByAge():
-		return errors.New("no rule says what to keep: want retain N, retain 14d, --daily, --weekly, --monthly or --pitr")
+		return fault.Usage.Errorf("no rule says what to keep: want retain N, retain 14d, --daily, --weekly, --monthly or --pitr")
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/runid"
 )
@@ -15,7 +16,7 @@ const maxPeriod = 36525 * 24 * time.Hour
 
 // ParsePeriod parses a number of hours, days or weeks such as 36h, 14d or 2w.
 func ParsePeriod(s string) (time.Duration, error) {
-	bad := fmt.Errorf("%q is not a period: want a number and h, d or w, such as 14d", s)
+	bad := fault.Usage.Errorf("%q is not a period: want a number and h, d or w, such as 14d", s)
 	if s == "" {
 		return 0, bad
 	}
@@ -36,7 +37,7 @@ func ParsePeriod(s string) (time.Duration, error) {
 	}
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || n > int64(maxPeriod/unit) {
-		return 0, fmt.Errorf("%q is too long a period: want at most a hundred years", s)
+		return 0, fault.Usage.Errorf("%q is too long a period: want at most a hundred years", s)
 	}
 	return time.Duration(n) * unit, nil
 }
@@ -61,19 +62,19 @@ func ParseRetain(s string) (count int, period time.Duration, err error) {
 		n, err := strconv.Atoi(s)
 		switch {
 		case err != nil:
-			return 0, 0, fmt.Errorf("retain %s: that is not a number of backups", s)
+			return 0, 0, fault.Usage.Errorf("retain %s: that is not a number of backups", s)
 		case n < 0:
-			return 0, 0, fmt.Errorf("retain %s: want a number of backups to keep, at least 1", s)
+			return 0, 0, fault.Usage.Errorf("retain %s: want a number of backups to keep, at least 1", s)
 		case n == 0:
-			return 0, 0, fmt.Errorf("retain %s keeps no backup: to delete all of them use delete everything", s)
+			return 0, 0, fault.Usage.Errorf("retain %s keeps no backup: to delete all of them use delete everything", s)
 		}
 		return n, 0, nil
 	}
 	if period, err = ParsePeriod(s); err != nil {
-		return 0, 0, fmt.Errorf("retain %q: want a number of backups to keep or a period such as 14d", s)
+		return 0, 0, fault.Usage.Errorf("retain %q: want a number of backups to keep or a period such as 14d", s)
 	}
 	if period == 0 {
-		return 0, 0, fmt.Errorf("retain %s keeps no backup: to delete all of them use delete everything", s)
+		return 0, 0, fault.Usage.Errorf("retain %s keeps no backup: to delete all of them use delete everything", s)
 	}
 	return 0, period, nil
 }
@@ -92,7 +93,7 @@ const sentinelSuffix = "_backup_stop_sentinel.json"
 // ParsePosition parses NAME, NAME@RUN or SEGMENT. A name may have the suffix
 // that it has as a classic object.
 func ParsePosition(s string) (*Position, error) {
-	bad := fmt.Errorf("%q is not a position: want a backup such as base_000000010000000000000004_00000040, NAME@RUN, or a WAL segment of 24 hexadecimal digits", s)
+	bad := fault.Usage.Errorf("%q is not a position: want a backup such as base_000000010000000000000004_00000040, NAME@RUN, or a WAL segment of 24 hexadecimal digits", s)
 	name, run, one := strings.Cut(s, "@")
 	p := &Position{Name: strings.TrimSuffix(name, sentinelSuffix)}
 	if rest, ok := strings.CutPrefix(p.Name, "base_"); ok {

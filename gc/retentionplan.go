@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"wal-e/chunkstore"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -220,7 +221,7 @@ func (p *Plan) checkEverything() error {
 	if len(names) == 0 {
 		return nil
 	}
-	return fmt.Errorf("everything can't be deleted: %s: release marks with backup-mark NAME --release, or leave out --keep-within", strings.Join(names, ", "))
+	return fault.Marked.Errorf("everything can't be deleted: %s: release marks with backup-mark NAME --release, or leave out --keep-within", strings.Join(names, ", "))
 }
 
 // name is how people address the backup.

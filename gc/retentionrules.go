@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/runid"
 )
@@ -224,7 +225,7 @@ func (d *decider) beforePlace() error {
 		return nil
 	}
 	if len(with) > 1 {
-		return fmt.Errorf("%s is no backup here, and there are backups of %d systems: name a backup that exists", d.policy.Before, len(with))
+		return fault.NoBackup.Errorf("%s is no backup here, and there are backups of %d systems: name a backup that exists", d.policy.Before, len(with))
 	}
 	h := with[0]
 	place, err := postgres.ParseSegment(d.policy.Before.Segment, h.backups[len(h.backups)-1].segmentSize())

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 
 	"wal-e/internal/chunk"
+	"wal-e/internal/fault"
 	"wal-e/internal/runid"
 )
 
@@ -219,11 +220,11 @@ func objectBody(b []byte, flags uint32) ([]byte, error) {
 	switch got := binary.LittleEndian.Uint32(b[8:]); {
 	case got == flags:
 	case got == flagSealed:
-		return nil, errors.New("index object is encrypted, and the run that wrote it isn't")
+		return nil, fault.BadMessage.Errorf("index object is encrypted, and the run that wrote it isn't")
 	case got == 0:
 		return nil, fmt.Errorf("%w: it isn't encrypted, and the run that wrote it is", ErrDamaged)
 	default:
-		return nil, fmt.Errorf("index object has flags %#x that this program doesn't know: use a newer wal-e", got)
+		return nil, fault.Newer.Errorf("index object has flags %#x that this program doesn't know: use a newer wal-e", got)
 	}
 	if n := binary.LittleEndian.Uint32(b[16:]); int(n) != end-objectHeader {
 		return nil, fmt.Errorf("%w: body of %d bytes, %d announced", ErrDamaged, end-objectHeader, n)

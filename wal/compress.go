@@ -10,6 +10,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/blake3"
+
+	"wal-e/internal/fault"
 )
 
 // pieceSize is how much plaintext each zstd frame of a new object holds. Frames
@@ -90,7 +92,7 @@ func (cfg Config) use(ctx context.Context, size int64, f func(*compressor) error
 func (cfg Config) level() (int, error) {
 	switch {
 	case cfg.Level < 0 || cfg.Level > maxLevel:
-		return 0, fmt.Errorf("wal: zstd level %d is not within 1 and %d", cfg.Level, maxLevel)
+		return 0, fault.BadSetting.Errorf("wal: zstd level %d is not within 1 and %d", cfg.Level, maxLevel)
 	case cfg.Level == 0:
 		return fastestLevel, nil
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -76,7 +77,7 @@ func checkDest(dest string) error {
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("destination %s exists and is not a regular file", dest)
+		return fault.LocalFile.Errorf("destination %s exists and is not a regular file", dest)
 	}
 	return nil
 }

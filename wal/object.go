@@ -11,6 +11,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -19,7 +20,7 @@ import (
 const maxHeld = 64 << 20
 
 // errChanged is wrapped when the local file was written to while it was read.
-var errChanged = errors.New("the file changed while it was read")
+var errChanged = fault.BadSegment.Errorf("the file changed while it was read")
 
 // An object is what Push stores of a file.
 type object struct {
@@ -187,7 +188,7 @@ func openLocal(path string) (*localFile, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", path)
+		err = fault.BadSegment.Errorf("%s is not a regular file", path)
 	}
 	if err != nil {
 		_ = f.Close() // nothing was read of it

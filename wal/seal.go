@@ -17,6 +17,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 )
@@ -403,7 +404,7 @@ func (c *Cipher) decodeObject(ctx context.Context, r io.Reader, name string, wan
 	br := bufio.NewReaderSize(r, 64<<10)
 	if first, err := br.Peek(1); err != nil || first[0] != sealedTag {
 		if err == nil && c.Only {
-			return Identity{}, formatError{errors.New("it isn't encrypted, so anybody who can write to the archive can have made it, and WALE_ENCRYPTION=required refuses it")}
+			return Identity{}, formatError{fault.Required.Errorf("it isn't encrypted, so anybody who can write to the archive can have made it, and WALE_ENCRYPTION=required refuses it")}
 		}
 		return decode(br, want, workers, sink)
 	}
@@ -470,7 +471,7 @@ func (c *Cipher) openText(ctx context.Context, r io.Reader, outer Identity, head
 		}
 	}
 	if c.Decrypt == nil {
-		return nil, errors.New("it is encrypted, and no private key is at hand")
+		return nil, fault.NoSecretKey.Errorf("it is encrypted, and no private key is at hand")
 	}
 	return c.Decrypt(ctx, r)
 }

@@ -2,12 +2,12 @@ package wal
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 )
@@ -201,7 +201,7 @@ type Window struct {
 }
 
 // errNoLog says that a system has no WAL at all.
-var errNoLog = errors.New("the archive holds no WAL of that system")
+var errNoLog = fault.WALGap.Errorf("the archive holds no WAL of that system")
 
 // Reach returns how far recovery from base comes, for its own timeline and each
 // that branches off it or off one of these behind the backup's stop, in order.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -32,7 +33,7 @@ func (cfg Config) localSystem(ctx context.Context, path string, f *localFile) (p
 		// PostgreSQL's pg_wal may be a link, so its parent is meant by name.
 		return controlSystem(ctx, name, filepath.Join(filepath.Dir(path), ".."), cfg.workDir())
 	case cfg.System != 0 && system != cfg.System:
-		return 0, fmt.Errorf("wal: %s is not archived: it is of the system %s, not of %s", path, system, cfg.System)
+		return 0, fault.WALOther.Errorf("wal: %s is not archived: it is of the system %s, not of %s", path, system, cfg.System)
 	}
 	return system, nil
 }
@@ -53,7 +54,7 @@ func checkContent(name string, head []byte, length int64) (postgres.SystemID, er
 	case kind == postgres.OtherFile:
 		return 0, nil
 	case length == 0:
-		return 0, fmt.Errorf("the %s is empty: it was never written, or lost with a crash", kind)
+		return 0, fault.BadSegment.Errorf("the %s is empty: it was never written, or lost with a crash", kind)
 	case kind != postgres.SegmentFile && kind != postgres.PartialFile:
 		return 0, nil
 	}
@@ -65,7 +66,7 @@ func checkContent(name string, head []byte, length int64) (postgres.SystemID, er
 		return 0, err
 	}
 	if length != int64(h.SegmentSize) {
-		return 0, fmt.Errorf("the segment is %d bytes long, and its first page says that it should be %d: it is incomplete or damaged",
+		return 0, fault.BadSegment.Errorf("the segment is %d bytes long, and its first page says that it should be %d: it is incomplete or damaged",
 			length, h.SegmentSize)
 	}
 	return h.SystemID, nil
@@ -80,7 +81,7 @@ func controlSystem(ctx context.Context, name string, dirs ...string) (postgres.S
 			return system, err
 		}
 	}
-	return 0, fmt.Errorf("wal: push %s: no global/pg_control in %s, which is needed to tell whose file it is",
+	return 0, fault.BadSegment.Errorf("wal: push %s: no global/pg_control in %s, which is needed to tell whose file it is",
 		name, strings.Join(dirs, " or in "))
 }
 
@@ -120,6 +121,6 @@ func (cfg Config) archiveSystem(ctx context.Context, name string) (postgres.Syst
 	for i, s := range systems {
 		list[i] = s.String()
 	}
-	return 0, fmt.Errorf("wal: whose %s? %s holds WAL of the systems %s, and %s has no global/pg_control to choose by: run this in the data directory",
+	return 0, fault.WALWhose.Errorf("wal: whose %s? %s holds WAL of the systems %s, and %s has no global/pg_control to choose by: run this in the data directory",
 		name, cfg.Bucket.URL(), strings.Join(list, ", "), cfg.workDir())
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +15,7 @@ import (
 
 	"wal-e/backup"
 	"wal-e/chunkstore"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 	"wal-e/wal"
@@ -112,7 +112,7 @@ func (f *fetchFlags) bind(cmd *cobra.Command) {
 // check finds what no restore can be made of.
 func (f fetchFlags) check() error {
 	if f.poolSize < 1 {
-		return fmt.Errorf("--pool-size %d: want at least 1", f.poolSize)
+		return fault.BadSetting.Errorf("--pool-size %d: want at least 1", f.poolSize)
 	}
 	if f.system != "" {
 		if _, err := postgres.ParseSystemID(f.system); err != nil {
@@ -128,10 +128,10 @@ func (f fetchFlags) check() error {
 	}
 	if !f.recover && (target.Kind != backup.TargetEnd || f.exclusive || f.timeline != "" || f.action != "" ||
 		f.standby || f.keepArchiving || f.restoreCommand != "") {
-		return errors.New("the options of a recovery (--target-…, --standby, --keep-archiving, --restore-command) need --recover")
+		return fault.BadSetting.Errorf("the options of a recovery (--target-…, --standby, --keep-archiving, --restore-command) need --recover")
 	}
 	if !slices.Contains([]string{"", "promote", "pause", "shutdown"}, f.action) {
-		return fmt.Errorf("--target-action %q: want promote, pause or shutdown", f.action)
+		return fault.BadSetting.Errorf("--target-action %q: want promote, pause or shutdown", f.action)
 	}
 	return nil
 }
@@ -258,10 +258,10 @@ func tablespaceMap(list []string) (map[string]string, error) {
 	for _, s := range list {
 		name, dir, ok := strings.Cut(s, "=")
 		if !ok || name == "" || dir == "" {
-			return nil, fmt.Errorf("--tablespace-map %q: want OID=DIR or NAME=DIR", s)
+			return nil, fault.BadSetting.Errorf("--tablespace-map %q: want OID=DIR or NAME=DIR", s)
 		}
 		if _, twice := m[name]; twice {
-			return nil, fmt.Errorf("--tablespace-map: %s is given twice", name)
+			return nil, fault.BadSetting.Errorf("--tablespace-map: %s is given twice", name)
 		}
 		m[name] = dir
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"wal-e/backup"
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -74,6 +75,7 @@ func explainQuery(query string, err error) error {
 	switch {
 	case errors.Is(err, backup.ErrBadQuery):
 		return &message{
+			kind:   fault.NoBackup,
 			text:   "invalid backup query submitted",
 			detail: fmt.Sprintf("The submitted query operator was %q.", query),
 			hint:   "Want LATEST, a name such as base_000000010000000000000004_00000040, or NAME@RUN.",
@@ -81,6 +83,7 @@ func explainQuery(query string, err error) error {
 		}
 	case errors.Is(err, storage.ErrNotExist):
 		return &message{
+			kind:   fault.NoBackup,
 			text:   "no backups found for fetching",
 			detail: fmt.Sprintf("No backup matching the query %s was able to be located.\n%v", query, err),
 			hint:   hintBackups,

@@ -13,6 +13,7 @@ import (
 
 	"wal-e/backup"
 	"wal-e/compat"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 	"wal-e/wal"
@@ -89,21 +90,21 @@ func (f *pushFlags) bind(cmd *cobra.Command) {
 func (f pushFlags) check() error {
 	switch {
 	case f.poolSize < 1:
-		return fmt.Errorf("--pool-size %d: want at least 1", f.poolSize)
+		return fault.BadSetting.Errorf("--pool-size %d: want at least 1", f.poolSize)
 	case f.readRate < 0:
-		return fmt.Errorf("--cluster-read-rate-limit %d: want bytes per second, or 0 for no limit", f.readRate)
+		return fault.BadSetting.Errorf("--cluster-read-rate-limit %d: want bytes per second, or 0 for no limit", f.readRate)
 	case f.networkRate < 0:
-		return fmt.Errorf("--network-rate-limit %d: want bytes per second, or 0 for no limit", f.networkRate)
+		return fault.BadSetting.Errorf("--network-rate-limit %d: want bytes per second, or 0 for no limit", f.networkRate)
 	case f.memory != 0 && f.memory < leastPushMemory:
-		return fmt.Errorf("--memory %d: want at least %d bytes, or 0", f.memory, leastPushMemory)
+		return fault.BadSetting.Errorf("--memory %d: want at least %d bytes, or 0", f.memory, leastPushMemory)
 	case f.checkpoint != "spread" && f.checkpoint != "fast":
-		return fmt.Errorf("--checkpoint %q: want spread or fast", f.checkpoint)
+		return fault.BadSetting.Errorf("--checkpoint %q: want spread or fast", f.checkpoint)
 	case f.rewriteBudget < 0:
-		return fmt.Errorf("--rewrite-budget %d: want bytes, or 0 for none", f.rewriteBudget)
+		return fault.BadSetting.Errorf("--rewrite-budget %d: want bytes, or 0 for none", f.rewriteBudget)
 	case f.rereadWithin < 1:
-		return fmt.Errorf("--reread-within %d: want at least 1", f.rereadWithin)
+		return fault.BadSetting.Errorf("--reread-within %d: want at least 1", f.rereadWithin)
 	case f.walTimeout <= 0:
-		return fmt.Errorf("--wal-timeout %s: want a duration such as 30m", f.walTimeout)
+		return fault.BadSetting.Errorf("--wal-timeout %s: want a duration such as 30m", f.walTimeout)
 	}
 	return nil
 }

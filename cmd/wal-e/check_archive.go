@@ -13,6 +13,7 @@ import (
 	"wal-e/chunkstore"
 	"wal-e/compat"
 	"wal-e/internal/checkup"
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -56,7 +57,7 @@ func writable(dir string) error {
 	case err != nil:
 		return err
 	case !info.IsDir():
-		return fmt.Errorf("%s is no directory", dir)
+		return fault.LocalFile.Errorf("%s is no directory", dir)
 	}
 	const writeAndSearch = 2 | 1
 	if err := syscall.Access(dir, writeAndSearch); err != nil {

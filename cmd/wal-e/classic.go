@@ -13,6 +13,7 @@ import (
 
 	"wal-e/backup"
 	"wal-e/compat"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 	"wal-e/wal"
@@ -141,6 +142,7 @@ func fetchClassicBackup(ctx context.Context, s *session, b storage.Bucket, f fet
 	}{{"--recover", f.recover}, {"--with-wal", f.withWAL}, {"--overwrite-config", f.overwriteConfig}} {
 		if o.set {
 			return &message{
+				kind: fault.NotClassic,
 				text: fmt.Sprintf("%s is a classic backup, and %s is for others", c.Name, o.name),
 				hint: "Fetch it without, and write restore_command and recovery.signal (before PostgreSQL 12 recovery.conf) yourself. " +
 					"A base backup in the new layout, if there is one, is named with NAME.",
@@ -250,7 +252,7 @@ func verifyClassic(ctx context.Context, s *session, b storage.Bucket, f verifyFl
 
 // errClassicDamaged is what verify fails with when a classic backup has problems;
 // they were printed.
-var errClassicDamaged = errors.New("damaged")
+var errClassicDamaged = fault.BadMember.Errorf("damaged")
 
 func printClassicVerified(w io.Writer, list []*compat.Verified, f verifyFlags) error {
 	var b strings.Builder

@@ -9,6 +9,7 @@ import (
 	"wal-e/chunkstore"
 	"wal-e/compat"
 	"wal-e/gc"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 )
@@ -59,6 +60,7 @@ func (s *session) readClassic(ctx context.Context, b storage.Bucket, now time.Ti
 	}
 	if err != nil {
 		return nil, &message{
+			kind: fault.NotDeleted,
 			text: "cannot tell what the classic backups need, so nothing is deleted", detail: err.Error(), err: err,
 			hint: "Restore the sentinel from another copy; or, if that backup is lost, remove it and what is under its name by hand.",
 		}

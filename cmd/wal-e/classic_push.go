@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"wal-e/compat"
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -124,6 +125,7 @@ func (s *session) storeClassicFile(ctx context.Context, b storage.Bucket, path s
 	cfg.Decrypt = s.decryptClassic
 	if pushed, err = compat.PushWAL(ctx, cfg, path); err != nil && !errors.Is(err, compat.ErrConflict) && ctx.Err() == nil {
 		return pushed, &message{
+			kind:   fault.WALConflict,
 			text:   fmt.Sprintf("%s is archived already, encrypted, and whether it is the same file can't be told without the private key", filepath.Base(path)),
 			detail: err.Error(), err: err,
 			hint: "Nothing was replaced. Compare it on a host that has the key; if it is not needed, remove " + b.URL() + "/" + compat.WALKey(filepath.Base(path)) + ".",
@@ -140,6 +142,7 @@ func pushClassicBackup(ctx context.Context, s *session, b storage.Bucket, f push
 	}{{"--include-logs", f.includeLogs}, {"--fail-on-corruption", f.failOnCorruption}} {
 		if o.set {
 			return &message{
+				kind: fault.NotClassic,
 				text: fmt.Sprintf("%s is not for the classic layout, in which this archive is", o.name),
 				hint: "Leave it away; the classic layout always has the log folder, and page checksums are not verified for it.",
 			}

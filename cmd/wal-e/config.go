@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"path/filepath"
 	"strconv"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"wal-e/compat"
+	"wal-e/internal/fault"
 	"wal-e/internal/storage/azure"
 	"wal-e/internal/storage/gcs"
 	"wal-e/internal/storage/s3"
@@ -71,7 +71,7 @@ func (a *app) loadConfig() (config, error) {
 	c.level = r.compression()
 	c.pushTimeout = r.duration("WALE_PUSH_TIMEOUT", 60*time.Second)
 	if c.pushTimeout == 0 {
-		r.complain(errors.New("WALE_PUSH_TIMEOUT: 0 leaves wal-push no time: want a duration such as 60s"))
+		r.complain(fault.BadSetting.Errorf("WALE_PUSH_TIMEOUT: 0 leaves wal-push no time: want a duration such as 60s"))
 	}
 	c.poolMemory = r.bytes("WALE_POOL_MEMORY", 256<<20)
 	c.fetchRetry = r.duration("WALE_FETCH_RETRY", 30*time.Second)
@@ -127,7 +127,7 @@ func (r *reader) credentials(f globalFlags, scheme string) credentials {
 func (r *reader) stateRoot() string {
 	if dir := r.env["WALE_STATE_DIR"]; dir != "" {
 		if !filepath.IsAbs(dir) {
-			r.complain(fmt.Errorf("WALE_STATE_DIR: %q is a relative path: want an absolute one", dir))
+			r.complain(fault.BadSetting.Errorf("WALE_STATE_DIR: %q is a relative path: want an absolute one", dir))
 		}
 		return filepath.Clean(dir)
 	}
@@ -143,7 +143,7 @@ func (r *reader) layout() compat.Layout {
 	case "", compat.Classic, compat.Dedup:
 		return l
 	}
-	r.complain(fmt.Errorf("WALE_LAYOUT: %q is no layout: want dedup or classic", string(l)))
+	r.complain(fault.BadSetting.Errorf("WALE_LAYOUT: %q is no layout: want dedup or classic", string(l)))
 	return ""
 }
 
@@ -158,7 +158,7 @@ func (r *reader) compression() int {
 		n, err = strconv.Atoi(level)
 	}
 	if method != "zstd" || err != nil || n < 1 || n > 22 {
-		r.complain(fmt.Errorf("WALE_COMPRESSION: %q: want zstd, or zstd:LEVEL with a level of 1 (fastest) to 22", value))
+		r.complain(fault.BadSetting.Errorf("WALE_COMPRESSION: %q: want zstd, or zstd:LEVEL with a level of 1 (fastest) to 22", value))
 		return 1
 	}
 	return n
@@ -175,7 +175,7 @@ func (r *reader) duration(name string, unset time.Duration) time.Duration {
 		d, err = time.ParseDuration(value + "s")
 	}
 	if err != nil || d < 0 {
-		r.complain(fmt.Errorf("%s: %q is no duration: want a form like 90s, 2m or 1h30m, or a number of seconds", name, value))
+		r.complain(fault.BadSetting.Errorf("%s: %q is no duration: want a form like 90s, 2m or 1h30m, or a number of seconds", name, value))
 		return unset
 	}
 	return d
@@ -196,7 +196,7 @@ func (r *reader) bytes(name string, unset int64) int64 {
 	}
 	n, err := strconv.ParseInt(number, 10, 64)
 	if err != nil || n < 0 || n > math.MaxInt64/unit {
-		r.complain(fmt.Errorf("%s: %q is no size: want a number of bytes, or a form like 64MB or 1GB", name, value))
+		r.complain(fault.BadSetting.Errorf("%s: %q is no size: want a number of bytes, or a form like 64MB or 1GB", name, value))
 		return unset
 	}
 	return n * unit
@@ -209,7 +209,7 @@ func (r *reader) attempts() int {
 	}
 	n, err := strconv.Atoi(value)
 	if err != nil {
-		r.complain(fmt.Errorf("WALE_RETRIES: %q: want a number of attempts, or 0 for no bound", value))
+		r.complain(fault.BadSetting.Errorf("WALE_RETRIES: %q: want a number of attempts, or 0 for no bound", value))
 		return 0
 	}
 	if n <= 0 {
@@ -225,7 +225,7 @@ func (r *reader) boolean(name string) bool {
 	case "", "0", "false":
 		return false
 	default:
-		r.complain(fmt.Errorf("%s: %q: want 1 or true, 0 or false", name, value))
+		r.complain(fault.BadSetting.Errorf("%s: %q: want 1 or true, 0 or false", name, value))
 		return false
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"wal-e/backup"
 	"wal-e/compat"
 	"wal-e/gc"
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -335,6 +336,7 @@ func deleteOldVersions(ctx context.Context, s *session, dryRun, force bool) erro
 		}
 		if len(ours) == 0 {
 			return &message{
+				kind: fault.LastResort,
 				text: fmt.Sprintf("%s has no base backup in the new layout, so the classic ones are all there are", b.URL()),
 				hint: "Take one with `wal-e backup-push`, or import the classic ones. --force deletes them nevertheless.",
 			}

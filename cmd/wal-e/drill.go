@@ -18,6 +18,7 @@ import (
 	"wal-e/chunkstore"
 	"wal-e/internal/drill"
 	"wal-e/internal/envelope"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/runid"
 	"wal-e/internal/storage"
@@ -160,6 +161,7 @@ type drilling struct {
 func (d *drilling) prepare(ctx context.Context, query string) error {
 	if os.Getuid() == 0 {
 		return &message{
+			kind: fault.NoPrograms,
 			text: "PostgreSQL doesn't run as root, and neither does a drill",
 			hint: "Run it as the user that PostgreSQL runs as: sudo -u postgres wal-e drill …",
 		}
@@ -184,6 +186,7 @@ func (d *drilling) prepare(ctx context.Context, query string) error {
 	if d.programs, err = drill.FindPrograms(postgres.Version(m.ServerVersion), d.f.bindir); err != nil {
 		major := postgres.Version(m.ServerVersion).Major()
 		return &message{
+			kind: fault.NoPrograms,
 			text: err.Error(),
 			hint: fmt.Sprintf("Install it (apt-get install postgresql-%s), or name the folder of its programs with --pg-bindir.", major),
 			err:  err,
@@ -203,12 +206,13 @@ func (d *drilling) prepare(ctx context.Context, query string) error {
 func (d *drilling) checkSpace() error {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(d.f.scratch, &st); err != nil {
-		return &message{text: fmt.Sprintf("folder %s for the drill: %v", d.f.scratch, err), hint: "Name another with --scratch."}
+		return &message{kind: fault.LocalFile, text: fmt.Sprintf("folder %s for the drill: %v", d.f.scratch, err), hint: "Name another with --scratch."}
 	}
 	// Recovery takes some WAL at a time, and makes some.
 	need, free := d.found.Manifest.Bytes+64*d.found.Manifest.SegmentSize/2, int64(st.Bavail)*int64(st.Bsize)
 	if free < need {
 		return &message{
+			kind: fault.LocalSpace,
 			text: fmt.Sprintf("backup %s needs %s, and %s has %s left", d.found.Ref, bytesText(need), d.f.scratch, bytesText(free)),
 			hint: "Name a folder with more room with --scratch.",
 		}
@@ -303,7 +307,7 @@ func (d *drilling) look(ctx context.Context, server *drill.Server) error {
 			return fmt.Errorf("query of the drill in database %s: %w", d.f.database, err)
 		}
 		if r.Rows = len(rows); r.Rows == 0 {
-			return &message{text: "the query of the drill returned no row", detail: d.f.query}
+			return &message{kind: fault.DrillFailed, text: "the query of the drill returned no row", detail: d.f.query}
 		}
 		r.First = rows[0]
 		return nil

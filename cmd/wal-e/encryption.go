@@ -18,6 +18,7 @@ import (
 
 	"wal-e/backup"
 	"wal-e/chunkstore"
+	"wal-e/internal/fault"
 	"wal-e/internal/openpgp"
 	"wal-e/internal/seal"
 	"wal-e/internal/storage"
@@ -59,18 +60,18 @@ func (r *reader) encryption(f globalFlags) encryption {
 	}
 	switch {
 	case !slices.Contains([]policy{policyUnset, required, off}, e.policy):
-		r.complain(fmt.Errorf("WALE_ENCRYPTION: %q: want required or off, or unset it", string(e.policy)))
+		r.complain(fault.BadSetting.Errorf("WALE_ENCRYPTION: %q: want required or off, or unset it", string(e.policy)))
 	case e.policy == off && e.on():
-		r.complain(errors.New("WALE_ENCRYPTION: is off, and a key to encrypt to is named: unset one of them"))
+		r.complain(fault.BadSetting.Errorf("WALE_ENCRYPTION: is off, and a key to encrypt to is named: unset one of them"))
 	}
 	if set && len(e.ids) == 0 {
-		r.complain(fmt.Errorf("%s: is set but empty: name a key, or unset it to store without encryption", source))
+		r.complain(fault.BadSetting.Errorf("%s: is set but empty: name a key, or unset it to store without encryption", source))
 	}
 	if _, set := r.env["WALE_GPG_PUBLIC_KEY_FILE"]; set && len(e.publicFiles) == 0 {
-		r.complain(errors.New("WALE_GPG_PUBLIC_KEY_FILE: is set but empty: name a file, or unset it"))
+		r.complain(fault.BadSetting.Errorf("WALE_GPG_PUBLIC_KEY_FILE: is set but empty: name a file, or unset it"))
 	}
 	if e.passphraseFile != "" && e.privateFile == "" {
-		r.complain(errors.New("WALE_GPG_PASSPHRASE_FILE: is of use with WALE_GPG_PRIVATE_KEY_FILE only; gpg-agent has passphrases of its own"))
+		r.complain(fault.BadSetting.Errorf("WALE_GPG_PASSPHRASE_FILE: is of use with WALE_GPG_PRIVATE_KEY_FILE only; gpg-agent has passphrases of its own"))
 	}
 	return e
 }
@@ -133,7 +134,7 @@ func (s *session) readHostKeys() (*hostKeys, error) {
 		return nil, err
 	}
 	if info.Mode().Perm()&0o077 != 0 || info.Size() > maxHostKeys {
-		return nil, fmt.Errorf("%s: has mode %04o and %d bytes: want 0600 and at most %d bytes; see who had access, then chmod 600", path, info.Mode().Perm(), info.Size(), maxHostKeys)
+		return nil, fault.BadKey.Errorf("%s: has mode %04o and %d bytes: want 0600 and at most %d bytes; see who had access, then chmod 600", path, info.Mode().Perm(), info.Size(), maxHostKeys)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -151,10 +152,10 @@ func parseHostKeys(data []byte) (*hostKeys, error) {
 		return nil, err
 	}
 	if h.Version != hostKeysVersion {
-		return nil, fmt.Errorf("is of version %d, this program knows %d", h.Version, hostKeysVersion)
+		return nil, fault.Newer.Errorf("is of version %d, this program knows %d", h.Version, hostKeysVersion)
 	}
 	if len(h.Epochs) == 0 || slices.Contains(h.Epochs, nil) {
-		return nil, errors.New("holds no keys")
+		return nil, fault.BadKey.Errorf("holds no keys")
 	}
 	for i, k := range h.Epochs {
 		h.Epochs[i] = k.Host()
@@ -244,6 +245,7 @@ func (s *session) lockHostKeys() (unlock func(), err error) {
 // errLostKeys says that the prefix is encrypted and this host can't go on.
 func (s *session) errLostKeys(epochs []chunkstore.Secrets) error {
 	return &message{
+		kind: fault.NoHostKeys,
 		text: fmt.Sprintf("%s is encrypted, and this host doesn't have its keys", s.prefix),
 		detail: fmt.Sprintf("The prefix has %d epochs, %s the newest, and %s isn't there.",
 			len(epochs), newestSecrets(epochs).Epoch, s.hostKeysPath()),
@@ -282,6 +284,7 @@ func (s *session) pushKeys(ctx context.Context, b storage.Bucket) (*hostKeys, er
 // errInTheClear refuses a push without recipients.
 func (s *session) errInTheClear() error {
 	return &message{
+		kind: fault.NoRecipient,
 		text: fmt.Sprintf("%s is encrypted, and no key is named", s.prefix),
 		hint: "Set WALE_GPG_KEY_ID or WALE_GPG_PUBLIC_KEY_FILE. Only if what is stored may be readable from now on, set WALE_ENCRYPTION=off.",
 	}
@@ -391,11 +394,11 @@ func (s *session) openSecrets(ctx context.Context, b storage.Bucket, from chunks
 		return nil, fmt.Errorf("%s of %s: %w", from.Key, b.URL(), err)
 	}
 	if k.Epoch() != from.Epoch || !k.CanRead() {
-		return nil, fmt.Errorf("%s of %s: holds the secrets of epoch %s: it was swapped", from.Key, b.URL(), k.Epoch())
+		return nil, fault.BadMessage.Errorf("%s of %s: holds the secrets of epoch %s: it was swapped", from.Key, b.URL(), k.Epoch())
 	}
 	if h, err := s.readHostKeys(); err == nil {
 		if known := h.find(k.Epoch().String()); known != nil && known.DedupKey() != k.DedupKey() {
-			return nil, fmt.Errorf("%s of %s: holds other secrets than %s: it was forged", from.Key, b.URL(), s.hostKeysPath())
+			return nil, fault.BadMessage.Errorf("%s of %s: holds other secrets than %s: it was forged", from.Key, b.URL(), s.hostKeysPath())
 		}
 	}
 	return k, nil
@@ -441,6 +444,7 @@ func (s *session) findKeys(b storage.Bucket, silent bool) backup.KeyFinder {
 				return k, nil
 			case k == nil && s.encryption.policy == required:
 				return nil, &message{
+					kind:   fault.NoHostKeys,
 					text:   fmt.Sprintf("epoch %s isn't known on this host, and WALE_ENCRYPTION=required refuses what is sealed under its keys", epoch),
 					detail: "Anybody who can write to the archive and knows the public keys can have made it.",
 					hint:   "Bring the keys here with `wal-e key export-host` and `wal-e key import-host`.",
@@ -482,7 +486,7 @@ func (s *session) admitPlain(ctx context.Context, b storage.Bucket, ref chunksto
 	text := fmt.Sprintf("backup %s isn't encrypted", ref)
 	const why = "Anybody who can write to the archive can have made or altered it."
 	if s.encryption.policy == required {
-		return &message{text: text + ", and WALE_ENCRYPTION=required refuses it", detail: why,
+		return &message{kind: fault.Required, text: text + ", and WALE_ENCRYPTION=required refuses it", detail: why,
 			hint: "Name an encrypted one; `wal-e backup-list --detail` shows which are. If this one is from before encryption was switched on, unset WALE_ENCRYPTION."}
 	}
 	if s.encryption.policy == off {
@@ -653,6 +657,7 @@ func (s *session) backupKeys(ctx context.Context, b storage.Bucket) (*seal.Keys,
 	}
 	if !slices.ContainsFunc(epochs, func(e chunkstore.Secrets) bool { return e.Epoch == k.Epoch() }) {
 		return nil, &message{
+			kind: fault.NoEpoch,
 			text: fmt.Sprintf("the secrets of epoch %s are gone from %s", k.Epoch(), s.prefix),
 			hint: "Without them no backup of the epoch can be read: look for what removed chunks_006/keys, put a copy back, or begin a new epoch with `wal-e key rotate`.",
 		}

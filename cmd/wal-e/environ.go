@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"wal-e/internal/fault"
 )
 
 // An environ is a process's environment.
@@ -63,7 +65,7 @@ func readEnvdir(dir string) (set environ, unset []string, err error) {
 			continue
 		}
 		if strings.Contains(name, "=") {
-			return nil, nil, fmt.Errorf("file %q has a name that no variable can have", name)
+			return nil, nil, fault.BadSetting.Errorf("file %q has a name that no variable can have", name)
 		}
 		b, err := os.ReadFile(path)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"wal-e/gc"
+	"wal-e/internal/fault"
 )
 
 // collectFlags are the options of a collection, of delete and gc alike.
@@ -34,13 +35,13 @@ func (f collectFlags) config() (gc.Config, error) {
 		Exclusive: f.exclusive, Settle: f.settle, Requests: deleteRequests,
 	}
 	if f.wait && f.abortRunning {
-		return c, errors.New("--wait and --abort-running exclude each other")
+		return c, fault.BadSetting.Errorf("--wait and --abort-running exclude each other")
 	}
 	if f.settle < 0 {
-		return c, errors.New("--settle: want a duration such as 30s")
+		return c, fault.BadSetting.Errorf("--settle: want a duration such as 30s")
 	}
 	if f.fenceAfter <= 0 {
-		return c, errors.New("--fence-after: want a duration such as 24h")
+		return c, fault.BadSetting.Errorf("--fence-after: want a duration such as 24h")
 	}
 	var err error
 	if f.grace != "" {

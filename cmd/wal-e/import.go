@@ -13,6 +13,7 @@ import (
 	"wal-e/backup"
 	"wal-e/chunkstore"
 	"wal-e/compat"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 	"wal-e/wal"
@@ -88,6 +89,7 @@ func importClassic(ctx context.Context, s *session, f importFlags) error {
 	}
 	if contents.Layout() == compat.Classic {
 		return &message{
+			kind: fault.NotClassic,
 			text: fmt.Sprintf("%s is a classic prefix, and an import would make it another", s.prefix),
 			hint: "Switch it with wal-e upgrade-layout --confirm, or choose an empty prefix to import to, and name this one with --from.",
 		}
@@ -124,7 +126,7 @@ func (i *importing) backups(ctx context.Context, f importFlags) error {
 		if f.backup != "" {
 			what = "classic backup " + f.backup
 		}
-		return &message{text: fmt.Sprintf("no %s in %s", what, i.source.URL()), err: storage.ErrNotExist}
+		return &message{kind: fault.NoBackup, text: fmt.Sprintf("no %s in %s", what, i.source.URL()), err: storage.ErrNotExist}
 	}
 	slices.SortStableFunc(list, func(a, b compat.Backup) int { return a.LastModified.Compare(b.LastModified) })
 	for _, b := range list {
@@ -202,6 +204,7 @@ func (i *importing) needWAL(ctx context.Context, system postgres.SystemID, names
 		data, err := i.walFile(ctx, system, name)
 		if errors.Is(err, storage.ErrNotExist) {
 			return nil, &message{
+				kind: fault.NoImport,
 				text: fmt.Sprintf("WAL segment %s, which the backup needs to be consistent, is not in %s", name, i.source.URL()),
 				hint: "Without it the backup can't be restored by anybody; leave it out.", err: err,
 			}
@@ -261,6 +264,7 @@ func (i *importing) allWAL(ctx context.Context) error {
 		counted(len(missing)-len(problems), "WAL file"), system, len(names)-len(missing))
 	if len(problems) > 0 {
 		err = errors.Join(err, &message{
+			kind:   fault.NoImport,
 			text:   fmt.Sprintf("%s could not be imported", counted(len(problems), "WAL file")),
 			detail: strings.Join(problems, "\n"), hint: "The others were. Run the import again when the cause is mended.",
 		})

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"wal-e/chunkstore"
+	"wal-e/internal/fault"
 	"wal-e/internal/openpgp"
 	"wal-e/internal/seal"
 	"wal-e/internal/storage"
@@ -81,7 +82,7 @@ func keySubcommand(a *app, name, short, long string, run func(context.Context, *
 
 func keyInit(ctx context.Context, s *session, anew bool) error {
 	if !s.encryption.on() {
-		return &message{text: "no recipient is named", hint: "Set WALE_GPG_KEY_ID, or WALE_GPG_PUBLIC_KEY_FILE, or give --gpg-key-id."}
+		return &message{kind: fault.NoRecipient, text: "no recipient is named", hint: "Set WALE_GPG_KEY_ID, or WALE_GPG_PUBLIC_KEY_FILE, or give --gpg-key-id."}
 	}
 	b, err := s.openBucket(use{})
 	if err != nil {
@@ -93,6 +94,7 @@ func keyInit(ctx context.Context, s *session, anew bool) error {
 	}
 	if len(h.Epochs) > 0 && !anew {
 		return &message{
+			kind: fault.NoEpoch,
 			text: fmt.Sprintf("%s has keys already, of epoch %s", s.prefix, h.Epochs[len(h.Epochs)-1].Epoch()),
 			hint: "Nothing is left to do. `wal-e key rotate` begins a new epoch.",
 		}
@@ -167,7 +169,7 @@ func archiveEpochs(ctx context.Context, s *session) (storage.Bucket, []chunkstor
 		return nil, nil, err
 	}
 	if len(epochs) == 0 {
-		return nil, nil, &message{text: fmt.Sprintf("%s is not encrypted: it holds no secrets", s.prefix)}
+		return nil, nil, &message{kind: fault.NoEpoch, text: fmt.Sprintf("%s is not encrypted: it holds no secrets", s.prefix)}
 	}
 	slices.SortStableFunc(epochs, func(a, b chunkstore.Secrets) int { return a.Sealed.Compare(b.Sealed) })
 	return b, epochs, nil
@@ -261,7 +263,7 @@ func keyRecover(ctx context.Context, s *session, from recoverFrom) error {
 		}
 	}
 	if write == nil {
-		return fmt.Errorf("epoch %q is unknown: want one of %s", from.epoch, epochNames(keys))
+		return fault.NoEpoch.Errorf("epoch %q is unknown: want one of %s", from.epoch, epochNames(keys))
 	}
 	h.add(write)
 	if err := s.writeHostKeys(h); err != nil {
@@ -291,6 +293,7 @@ func recoverArchive(ctx context.Context, s *session, epoch string) ([]*seal.Keys
 			fmt.Fprintf(&list, "\n%s, stored at %s", e.Epoch, e.Sealed.UTC().Format(time.RFC3339))
 		}
 		return nil, &message{
+			kind:   fault.NoEpoch,
 			text:   fmt.Sprintf("%s has %d epochs: name the one that this host is to write with --epoch", s.prefix, len(epochs)),
 			detail: "They are, the newest last:" + list.String(),
 			hint:   "Take one that you know, from the output of key init or rotate or from another host: others can add epochs of their own. Or begin anew with `wal-e key init --new-epoch`.",
@@ -331,7 +334,7 @@ func recoveryFile(ctx context.Context, s *session, name string) ([]*seal.Keys, e
 			break
 		}
 		if err == nil && !k.CanRead() {
-			err = fmt.Errorf("epoch %s has no private key there", k.Epoch())
+			err = fault.NoEpoch.Errorf("epoch %s has no private key there", k.Epoch())
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w: want what `wal-e key export-recovery` printed", name, err)
@@ -339,7 +342,7 @@ func recoveryFile(ctx context.Context, s *session, name string) ([]*seal.Keys, e
 		keys = append(keys, k)
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("%s: it is empty: want what `wal-e key export-recovery` printed", name)
+		return nil, fault.NoEpoch.Errorf("%s: it is empty: want what `wal-e key export-recovery` printed", name)
 	}
 	return keys, putBack(ctx, s, keys)
 }
@@ -359,7 +362,7 @@ func putBack(ctx context.Context, s *session, keys []*seal.Keys) error {
 			continue
 		}
 		if !s.encryption.on() {
-			return &message{text: fmt.Sprintf("%s has lost the secrets of epoch %s, and no recipient is named", s.prefix, k.Epoch()),
+			return &message{kind: fault.NoEpoch, text: fmt.Sprintf("%s has lost the secrets of epoch %s, and no recipient is named", s.prefix, k.Epoch()),
 				hint: "Set WALE_GPG_KEY_ID or WALE_GPG_PUBLIC_KEY_FILE, so that they can be put back."}
 		}
 		to, err := s.recipients(ctx)
@@ -389,7 +392,7 @@ func keyExportHost(_ context.Context, s *session) error {
 		return err
 	}
 	if len(h.Epochs) == 0 {
-		return &message{text: fmt.Sprintf("this host has no keys of %s", s.prefix), hint: "See `wal-e key show`, and `wal-e key recover`."}
+		return &message{kind: fault.NoHostKeys, text: fmt.Sprintf("this host has no keys of %s", s.prefix), hint: "See `wal-e key show`, and `wal-e key recover`."}
 	}
 	return json.NewEncoder(s.stdout).Encode(h)
 }

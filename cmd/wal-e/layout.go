@@ -10,6 +10,7 @@ import (
 
 	"wal-e/chunkstore"
 	"wal-e/compat"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 )
@@ -23,6 +24,7 @@ func (s *session) requireDedup(ctx context.Context, b storage.Bucket) error {
 		return nil
 	case compat.Classic:
 		return &message{
+			kind: fault.NotClassic,
 			text: fmt.Sprintf("WALE_LAYOUT: doing this in the classic layout is %v", errNotBuilt),
 			hint: switchHint,
 			err:  errNotBuilt,
@@ -36,6 +38,7 @@ func (s *session) requireDedup(ctx context.Context, b storage.Bucket) error {
 		return nil
 	}
 	return &message{
+		kind: fault.NotClassic,
 		text: fmt.Sprintf("%s holds a classic archive, and doing this in it is %v", s.prefix, errNotBuilt),
 		hint: switchHint,
 		err:  errNotBuilt,
@@ -45,7 +48,7 @@ func (s *session) requireDedup(ctx context.Context, b storage.Bucket) error {
 // layoutUnknown is the error of looking for what an archive holds. What to do is in
 // the cause: who can't look can't do anything with WALE_LAYOUT either.
 func layoutUnknown(err error) error {
-	return &message{text: "cannot tell which layout the archive has", detail: err.Error(), err: err}
+	return &message{kind: fault.Unclear, text: "cannot tell which layout the archive has", detail: err.Error(), err: err}
 }
 
 const switchHint = "wal-e upgrade-layout --confirm begins the new layout beside the classic one."
@@ -118,6 +121,7 @@ func (s *session) checkKnown(ctx context.Context, b storage.Bucket) error {
 
 func (s *session) emptyArchive() error {
 	return &message{
+		kind:   fault.Unmounted,
 		text:   fmt.Sprintf("the archive %s is empty", s.prefix),
 		detail: "It holds nothing of ours; a file system that isn't mounted looks like that.",
 		hint: "Check that its file system is mounted and that the prefix is right. If the archive was removed on purpose, remove " +

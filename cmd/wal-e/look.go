@@ -14,6 +14,7 @@ import (
 
 	"wal-e/backup"
 	"wal-e/chunkstore"
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -114,6 +115,7 @@ func (s *session) openTree(ctx context.Context, b storage.Bucket, system, query 
 		return nil, cerr
 	case ok:
 		return nil, &message{
+			kind: fault.NotClassic,
 			text: fmt.Sprintf("backup %s is a classic one, which can't be looked into", classic.Name),
 			hint: "`wal-e import` makes a backup of it that can be; or restore it with `wal-e backup-fetch`.",
 		}
@@ -135,7 +137,7 @@ func (s *session) openTree(ctx context.Context, b storage.Bucket, system, query 
 func lookPath(p string) (string, error) {
 	clean := strings.TrimPrefix(path.Clean("/"+p), "/")
 	if strings.Contains("/"+p+"/", "/../") {
-		return "", &message{text: fmt.Sprintf("path %q leads out of the data directory", p), hint: "Want one within it, such as base/16384."}
+		return "", &message{kind: fault.NoEntry, text: fmt.Sprintf("path %q leads out of the data directory", p), hint: "Want one within it, such as base/16384."}
 	}
 	return clean, nil
 }
@@ -194,6 +196,7 @@ func ls(ctx context.Context, s *session, f lsFlags, query, dir string) (err erro
 
 func notInBackup(t *backup.Tree, p string) error {
 	return &message{
+		kind: fault.NoEntry,
 		text: fmt.Sprintf("no %s in backup %s", p, t.Backup().Ref),
 		hint: "`wal-e ls` prints what there is. Paths are those within the data directory.",
 		err:  backup.ErrNoEntry,

@@ -1,10 +1,11 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"path"
 	"strings"
+
+	"wal-e/internal/fault"
 )
 
 // A prefix says where an archive is.
@@ -55,6 +56,7 @@ func choosePrefix(f globalFlags, env environ) (prefix, error) {
 		}
 	}
 	return prefix{}, &message{
+		kind: fault.NoPrefix,
 		text: "no storage prefix defined",
 		hint: "Either set one of the --file-prefix, --gs-prefix, --s3-prefix, --swift-prefix or --wabs-prefix options or define " +
 			"one of the WALE_FILE_PREFIX, WALE_GS_PREFIX, WALE_S3_PREFIX, WALE_SWIFT_PREFIX or WALE_WABS_PREFIX environment variables.",
@@ -65,7 +67,7 @@ func choosePrefix(f globalFlags, env environ) (prefix, error) {
 // is meant, not the name of the source.
 func parsePrefix(source, value string) (prefix, error) {
 	complain := func(format string, args ...any) (prefix, error) {
-		return prefix{}, fmt.Errorf("%s: %q %s", source, redact(value), fmt.Sprintf(format, args...))
+		return prefix{}, fault.BadSetting.Errorf("%s: %q %s", source, redact(value), fmt.Sprintf(format, args...))
 	}
 	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return complain("holds a control character")
@@ -78,6 +80,7 @@ func parsePrefix(source, value string) (prefix, error) {
 	example, ok := schemes()[scheme]
 	if !ok {
 		return prefix{}, &message{
+			kind: fault.BadSetting,
 			text: "bad S3, Windows Azure Blob Storage, OpenStack Swift, Google Cloud Storage or File URL scheme passed",
 			detail: fmt.Sprintf("The scheme %s was passed when %s was expected.",
 				scheme, `"s3", "wabs", "swift", "gs", or "file"`),
@@ -147,4 +150,4 @@ func (p prefix) keyPath() string {
 }
 
 // errNotBuilt is wrapped when an option asks for what comes later.
-var errNotBuilt = errors.New("not built into this version")
+var errNotBuilt = fault.BadSetting.Errorf("not built into this version")

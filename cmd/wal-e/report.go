@@ -7,13 +7,15 @@ import (
 	"log/slog"
 	"strings"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/logging"
 )
 
 // A message is an error in the words of a record.
 type message struct {
 	text, detail, hint string
-	err                error // may be nil
+	kind               fault.Kind // 0: that of err
+	err                error      // may be nil
 }
 
 func (m *message) Error() string {
@@ -40,7 +42,7 @@ func (a *app) report(ctx context.Context, err error) {
 	}
 	switch {
 	case errors.As(err, &stop):
-		log.WarnContext(ctx, stop.signal.Error(), "detail", stop.err.Error())
+		log.WarnContext(ctx, stop.signal.Error(), logging.DetailKey, stop.err.Error(), logging.CodeKey, fault.Interrupted.String())
 	case errors.As(err, &fetch):
 		if !fetch.absent() {
 			fetch.report(ctx, log)
@@ -48,7 +50,7 @@ func (a *app) report(ctx context.Context, err error) {
 	case usage == nil:
 		for _, err := range each(err) {
 			m := messageOf(err)
-			log.ErrorContext(ctx, m.text, m.attrs()...)
+			log.ErrorContext(ctx, m.text, append(m.attrs(), logging.CodeKey, kindOf(err).String())...)
 		}
 	}
 }
@@ -63,7 +65,7 @@ func (e *fetchFailure) report(ctx context.Context, log *slog.Logger) {
 		m := messageOf(err)
 		detail := strings.TrimPrefix(strings.Join([]string{m.detail, m.hint}, "\n"), "\n")
 		m = &message{text: m.text, detail: strings.TrimSuffix(detail, "\n"), hint: hint}
-		log.Log(ctx, logging.LevelCritical, m.text, m.attrs()...)
+		log.Log(ctx, logging.LevelCritical, m.text, append(m.attrs(), logging.CodeKey, kindOf(err).String())...)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"wal-e/internal/fault"
 )
 
 // globalFlags are the options that stand before the subcommand.
@@ -112,6 +114,7 @@ func subcommands(a *app) []*cobra.Command {
 func noSubcommand(a *app, cmd *cobra.Command) error {
 	return a.check(cmd.Context(), func(context.Context, *session) error {
 		return &message{
+			kind:   fault.Usage,
 			text:   errNoSubcommand.Error(),
 			detail: "The submitted subcommand was None.",
 			hint:   "Check for typos or consult wal-e --help.",

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"wal-e/internal/fault"
 )
 
 // run is the whole command. What it returns was reported already; exitCode
@@ -67,6 +69,7 @@ func guarded(f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = &message{
+				kind:   fault.Defect,
 				text:   fmt.Sprintf("internal error: %v", r),
 				detail: string(debug.Stack()),
 				hint:   "This is a defect of wal-e: please report it.",

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"wal-e/internal/fault"
 )
 
 // prefixState makes the folder for local state of the prefix and returns it.
@@ -33,7 +35,7 @@ func (s *session) clusterState(system, dir string) (string, error) {
 		return "", fmt.Errorf("state folder: %w", err)
 	}
 	if within(realPath(s.stateRoot), real) {
-		return "", fmt.Errorf("state folder %s is within the data directory %s: set WALE_STATE_DIR to another place", s.stateRoot, dir)
+		return "", fault.BadSetting.Errorf("state folder %s is within the data directory %s: set WALE_STATE_DIR to another place", s.stateRoot, dir)
 	}
 	return makeState(s.stateRoot, filepath.Join(s.prefixStatePath(), system+"-"+digest(real)))
 }
@@ -41,7 +43,7 @@ func (s *session) clusterState(system, dir string) (string, error) {
 // makeState makes a folder below root, unless that belongs to a server.
 func makeState(root, dir string) (string, error) {
 	if cluster := clusterAround(realPath(root)); cluster != "" {
-		return "", fmt.Errorf("state folder %s is within PostgreSQL's %s: set WALE_STATE_DIR to another place", root, cluster)
+		return "", fault.BadSetting.Errorf("state folder %s is within PostgreSQL's %s: set WALE_STATE_DIR to another place", root, cluster)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("state folder: %w: make %s for the user that PostgreSQL runs as, or set WALE_STATE_DIR", err, root)

@@ -18,6 +18,7 @@ import (
 	"wal-e/backup"
 	"wal-e/chunkstore"
 	"wal-e/internal/envelope"
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 	"wal-e/wal"
 )
@@ -130,7 +131,7 @@ func showStatus(ctx context.Context, s *session, f statusFlags) error {
 		err = r.print(s.stdout, now)
 	}
 	if err == nil && !r.OK {
-		err = &message{text: fmt.Sprintf("%s in %s", counted(len(r.Problems), "problem"), r.Prefix), detail: r.Problems[0].Text, hint: r.Problems[0].Todo}
+		err = &message{kind: fault.Attention, text: fmt.Sprintf("%s in %s", counted(len(r.Problems), "problem"), r.Prefix), detail: r.Problems[0].Text, hint: r.Problems[0].Todo}
 	}
 	return err
 }
@@ -292,7 +293,7 @@ func (r *statusReport) backlog(f statusFlags) error {
 		entries, err = os.ReadDir(filepath.Join(f.directory, "pg_xlog", "archive_status"))
 	}
 	if err != nil {
-		return &message{text: err.Error(), hint: "Want the data directory of a cluster, readable by this user.", err: err}
+		return &message{kind: fault.LocalFile, text: err.Error(), hint: "Want the data directory of a cluster, readable by this user.", err: err}
 	}
 	n := 0
 	for _, e := range entries {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"wal-e/compat"
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 	"wal-e/internal/storage/s3"
 )
@@ -55,7 +56,7 @@ func (r *reader) s3(f globalFlags, p prefix, c credentials) s3.Config {
 	case "", "STANDARD":
 	case "GLACIER", "DEEP_ARCHIVE":
 		if !f.iKnow {
-			r.complain(fmt.Errorf("WALE_S3_STORAGE_CLASS: objects in %s can't be read before they are restored in S3, which takes hours, "+
+			r.complain(fault.BadSetting.Errorf("WALE_S3_STORAGE_CLASS: objects in %s can't be read before they are restored in S3, which takes hours, "+
 				"and every push reads some: use GLACIER_IR or STANDARD_IA, or give the option --i-know", class))
 		}
 		fallthrough
@@ -65,9 +66,9 @@ func (r *reader) s3(f globalFlags, p prefix, c credentials) s3.Config {
 	switch cfg.InstanceProfile = c.awsInstanceProfile; {
 	case cfg.InstanceProfile:
 	case c.awsAccessKeyID == "" && r.env["AWS_SECRET_ACCESS_KEY"] != "":
-		r.complain(errors.New("AWS_ACCESS_KEY_ID: is not set, and AWS_SECRET_ACCESS_KEY is: set both or neither"))
+		r.complain(fault.Credentials.Errorf("AWS_ACCESS_KEY_ID: is not set, and AWS_SECRET_ACCESS_KEY is: set both or neither"))
 	case c.awsAccessKeyID != "" && r.env["AWS_SECRET_ACCESS_KEY"] == "":
-		r.complain(errors.New("AWS_SECRET_ACCESS_KEY: is not set, and AWS_ACCESS_KEY_ID or --aws-access-key-id is: set both or neither"))
+		r.complain(fault.Credentials.Errorf("AWS_SECRET_ACCESS_KEY: is not set, and AWS_ACCESS_KEY_ID or --aws-access-key-id is: set both or neither"))
 	default:
 		cfg.AccessKeyID, cfg.SecretAccessKey = c.awsAccessKeyID, r.env["AWS_SECRET_ACCESS_KEY"]
 		if cfg.SessionToken = r.env["AWS_SECURITY_TOKEN"]; cfg.SessionToken == "" {

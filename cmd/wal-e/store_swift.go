@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"wal-e/compat"
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 	"wal-e/internal/storage/swift"
 )
@@ -74,7 +75,7 @@ func (r *reader) swift(p prefix) swift.Config {
 	case "3":
 		c.AuthVersion = 3
 	default:
-		r.complain(fmt.Errorf("SWIFT_AUTH_VERSION: %q: want 1, 2 or 3", v))
+		r.complain(fault.BadSetting.Errorf("SWIFT_AUTH_VERSION: %q: want 1, 2 or 3", v))
 		return c
 	}
 	if _, err := swift.Open(c); err != nil {
@@ -92,7 +93,7 @@ func swiftComplaint(err error, p prefix) error {
 	name := map[string]string{
 		"AuthURL": "SWIFT_AUTHURL", "User": "SWIFT_USER", "Password": "SWIFT_PASSWORD", "Project": "SWIFT_TENANT",
 	}[missing.Field]
-	return fmt.Errorf("%s: is not set, and %s wants it %s (SWIFT_AUTH_VERSION)", name, p, missing.Why)
+	return fault.Credentials.Errorf("%s: is not set, and %s wants it %s (SWIFT_AUTH_VERSION)", name, p, missing.Why)
 }
 
 // openSwift opens a container. Names of the classic layout begin with a slash.

@@ -11,6 +11,7 @@ import (
 
 	"wal-e/chunkstore"
 	"wal-e/gc"
+	"wal-e/internal/fault"
 	"wal-e/internal/runid"
 	"wal-e/internal/storage"
 )
@@ -48,6 +49,7 @@ func undelete(ctx context.Context, s *session, query string) error {
 	back, err := gc.Undelete(ctx, gc.Undeletion{Bucket: b, Host: hostname(), Program: version}, ref)
 	if errors.Is(err, chunkstore.ErrCondemned) || errors.Is(err, storage.ErrNotExist) {
 		return &message{
+			kind:   fault.TooLate,
 			text:   fmt.Sprintf("backup %s can't be taken back", ref),
 			detail: err.Error(),
 			hint:   "A collection has begun to remove what it needs, and that is final. " + hintGrace,
@@ -85,9 +87,10 @@ func findDeleted(runs []chunkstore.Run, query string) (chunkstore.Ref, error) {
 		}
 	}
 	if stands {
-		return chunkstore.Ref{}, &message{text: fmt.Sprintf("backup %s is not deleted", query), hint: hintBackups}
+		return chunkstore.Ref{}, &message{kind: fault.NoBackup, text: fmt.Sprintf("backup %s is not deleted", query), hint: hintBackups}
 	}
 	return chunkstore.Ref{}, &message{
+		kind: fault.TooLate,
 		text: fmt.Sprintf("no deleted backup %s is left in the archive", query),
 		hint: "What a collection has removed can't be taken back. " + hintGrace,
 	}

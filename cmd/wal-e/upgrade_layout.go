@@ -10,6 +10,7 @@ import (
 
 	"wal-e/chunkstore"
 	"wal-e/compat"
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -53,6 +54,7 @@ func upgradeLayout(ctx context.Context, s *session, confirm bool) error {
 	system, err := compat.System(ctx, b, s.decryptClassic)
 	if errors.Is(err, storage.ErrNotExist) {
 		return &message{
+			kind: fault.Unclear,
 			text: fmt.Sprintf("%s holds no WAL segment that tells whose archive it is", s.prefix), detail: err.Error(),
 			hint: "Set WALE_LAYOUT=dedup and push a base backup: that switches it, too.", err: err,
 		}

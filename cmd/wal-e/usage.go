@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"wal-e/internal/fault"
 )
 
 // A usageError says that the command line is wrong.
@@ -29,7 +31,7 @@ func (e *usageError) print(w io.Writer) {
 		path = e.cmd.CommandPath()
 		fmt.Fprintf(w, "usage: %s\n", useLine(e.cmd))
 	}
-	fmt.Fprintf(w, "%s: error: %s\nrun %s --help for more\n", path, e.text, path)
+	fmt.Fprintf(w, "%s: error: %s\nrun %s --help for more (%s)\n", path, e.text, path, fault.Usage)
 }
 
 // useLine is how to call cmd.

@@ -12,6 +12,7 @@ import (
 
 	"wal-e/backup"
 	"wal-e/compat"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 	"wal-e/wal"
@@ -93,7 +94,7 @@ func verify(ctx context.Context, s *session, f verifyFlags, query string) error 
 	}
 	if err != nil && ours == 0 {
 		if query != "" && errors.Is(err, storage.ErrNotExist) {
-			return &message{text: fmt.Sprintf("no backup %s in %s", query, s.prefix), hint: hintBackups, err: err}
+			return &message{kind: fault.NoBackup, text: fmt.Sprintf("no backup %s in %s", query, s.prefix), hint: hintBackups, err: err}
 		}
 		return explainQuery(query, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"wal-e/backup"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 	"wal-e/wal"
@@ -118,7 +119,7 @@ func walVerify(ctx context.Context, s *session, known []string, readData, asJSON
 		err = r.printVerdict(s.stdout)
 	}
 	if err == nil && !r.OK {
-		err = &message{text: "the WAL in the archive is not as it should be", detail: strings.Join(r.Problems, "\n"),
+		err = &message{kind: fault.WALGap, text: "the WAL in the archive is not as it should be", detail: strings.Join(r.Problems, "\n"),
 			hint: "wal-e wal-show prints what there is. A gap that nothing can be done about is acknowledged with --known-gap."}
 	}
 	return err

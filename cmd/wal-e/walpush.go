@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"wal-e/compat"
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 	"wal-e/wal"
@@ -60,6 +61,7 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		fmt.Fprintln(s.stdout, err)
 		return &message{
+			kind:   fault.NoWALFile,
 			text:   "could not find file for wal-push",
 			detail: "The operating system reported: " + err.Error(),
 			err:    err,
@@ -111,6 +113,7 @@ func walPush(ctx context.Context, s *session, path string, poolSize int) error {
 	})
 	if err != nil && errors.Is(context.Cause(limited), late) {
 		return &message{
+			kind:   fault.OutOfTime,
 			text:   fmt.Sprintf("wal-push of %s took longer than WALE_PUSH_TIMEOUT allows, %s", filepath.Base(path), s.pushTimeout),
 			detail: err.Error(),
 			hint:   "PostgreSQL keeps the file and tries again.",

@@ -20,6 +20,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 )
 
@@ -69,7 +70,7 @@ func FindPrograms(v postgres.Version, dir string) (string, error) {
 	if len(found) > 0 {
 		tried += " (" + strings.Join(found, "; ") + ")"
 	}
-	return "", fmt.Errorf("no server of PostgreSQL %s: looked in %s", v.Major(), tried)
+	return "", fault.NoPrograms.Errorf("no server of PostgreSQL %s: looked in %s", v.Major(), tried)
 }
 
 // Start starts the server; it recovers in the background. Stop must be called
@@ -81,7 +82,7 @@ func FindPrograms(v postgres.Version, dir string) (string, error) {
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg}
 	if os.Getuid() == 0 {
-		return s, errors.New("PostgreSQL doesn't run as root: run the drill as the user that runs PostgreSQL, `sudo -u postgres wal-e drill`")
+		return s, fault.NoPrograms.Errorf("PostgreSQL doesn't run as root: run the drill as the user that runs PostgreSQL, `sudo -u postgres wal-e drill`")
 	}
 	var err error
 	if s.version, err = postgres.ReadVersion(cfg.Dir); err != nil {
@@ -262,7 +263,7 @@ func (s *Server) WaitRecovered(ctx context.Context) error {
 		}
 		select {
 		case <-s.done:
-			return fmt.Errorf("PostgreSQL ended during recovery (%v); the end of its log:\n%s", s.cmd.ProcessState, s.logTail())
+			return fault.DrillFailed.Errorf("PostgreSQL ended during recovery (%v); the end of its log:\n%s", s.cmd.ProcessState, s.logTail())
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-time.After(100 * time.Millisecond):
@@ -330,7 +331,7 @@ func (s *Server) Stop() error {
 		select {
 		case <-s.done:
 		case <-time.After(30 * time.Second):
-			err = errors.Join(err, fmt.Errorf("PostgreSQL (pid %d) doesn't end; its log is %s", s.cmd.Process.Pid, s.LogPath()))
+			err = errors.Join(err, fault.DrillFailed.Errorf("PostgreSQL (pid %d) doesn't end; its log is %s", s.cmd.Process.Pid, s.LogPath()))
 			return err
 		}
 	}
@@ -354,7 +355,7 @@ func superuser(dir string) (string, error) {
 	}
 	file, err := os.ReadFile(filepath.Join(dir, "global", fmt.Sprint(nodes[roles])))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%s has no pg_authid", dir)
+		return "", fault.DrillFailed.Errorf("%s has no pg_authid", dir)
 	}
 	if err != nil {
 		return "", err
@@ -369,7 +370,7 @@ func superuser(dir string) (string, error) {
 		}
 	}
 	if name == "" {
-		return "", errors.New("the cluster has no superuser that may log in")
+		return "", fault.DrillFailed.Errorf("the cluster has no superuser that may log in")
 	}
 	return name, nil
 }

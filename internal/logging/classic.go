@@ -16,8 +16,9 @@ import (
 //	        DETAIL: The subcommand is "backup-push".
 //	        STRUCTURED: time=2026-11-22T18:39:44.990154-00 pid=25798
 //
-// DETAIL and HINT are there when a record has such an attribute. STRUCTURED
-// holds the others, sorted, after time and pid.
+// DETAIL and HINT are there when a record has such an attribute, and MORE, which
+// is not the classic program's, when it has a code. STRUCTURED holds the others,
+// sorted, after time and pid.
 type classicHandler struct {
 	out    *output
 	level  slog.Level
@@ -58,7 +59,7 @@ func (h *classicHandler) Handle(_ context.Context, r slog.Record) error {
 		attrs = appendAttr(attrs, h.groups, a)
 		return true
 	})
-	logger, detail, hint := defaultLogger, "", ""
+	logger, detail, hint, code := defaultLogger, "", "", ""
 	var pairs []string
 	for _, a := range attrs {
 		switch a.key {
@@ -68,6 +69,8 @@ func (h *classicHandler) Handle(_ context.Context, r slog.Record) error {
 			detail = a.value
 		case HintKey:
 			hint = a.value
+		case CodeKey:
+			code = a.value
 		default:
 			pairs = append(pairs, a.key+"="+a.value)
 		}
@@ -80,6 +83,9 @@ func (h *classicHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	if hint != "" {
 		fmt.Fprintf(&b, "\nHINT: %s", hint)
+	}
+	if code != "" {
+		fmt.Fprintf(&b, "\nMORE: wal-e explain %s", code)
 	}
 	fmt.Fprintf(&b, "\nSTRUCTURED: time=%s pid=%d", classicTime(r.Time), h.pid)
 	for _, p := range pairs {

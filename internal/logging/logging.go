@@ -12,11 +12,12 @@ package logging
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"strings"
 	"sync"
+
+	"wal-e/internal/fault"
 )
 
 // LevelCritical is that of records about errors that demand attention now.
@@ -27,6 +28,7 @@ const (
 	LoggerKey = "logger"
 	DetailKey = "detail"
 	HintKey   = "hint"
+	CodeKey   = "code" // such as WALE-1102, which wal-e explain knows
 )
 
 // A Format is how records are written.
@@ -47,7 +49,7 @@ func ParseFormat(s string) (Format, error) {
 	case Classic, Text, JSON:
 		return f, nil
 	}
-	return "", fmt.Errorf("%q is no log format: want classic, text or json", s)
+	return "", fault.BadSetting.Errorf("%q is no log format: want classic, text or json", s)
 }
 
 // Config says what is logged where. The zero value writes nothing.

@@ -16,6 +16,8 @@ import (
 	pgp "github.com/ProtonMail/go-crypto/openpgp"
 	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"wal-e/internal/fault"
 )
 
 // A Decrypter reads messages.
@@ -63,15 +65,15 @@ func ReadKeyFile(name, passphrase string) (*KeyFile, error) {
 				continue
 			}
 			if passphrase == "" {
-				return nil, fmt.Errorf("%s: key %s has a passphrase: name the file that holds it", name, fingerprint(k.PrimaryKey))
+				return nil, fault.BadKey.Errorf("%s: key %s has a passphrase: name the file that holds it", name, fingerprint(k.PrimaryKey))
 			}
 			if err := p.Decrypt(secret); err != nil {
-				return nil, fmt.Errorf("%s: the passphrase in %s doesn't open key %s", name, passphrase, fingerprint(k.PrimaryKey))
+				return nil, fault.BadKey.Errorf("%s: the passphrase in %s doesn't open key %s", name, passphrase, fingerprint(k.PrimaryKey))
 			}
 		}
 	}
 	if private == 0 {
-		return nil, fmt.Errorf("%s: holds public keys only", name)
+		return nil, fault.BadKey.Errorf("%s: holds public keys only", name)
 	}
 	return &KeyFile{name, keys}, nil
 }
@@ -127,7 +129,7 @@ func openMessage(key []byte, message io.Reader) (*messageReader, error) {
 			continue
 		case *packet.SymmetricallyEncrypted:
 			if !p.IntegrityProtected || p.Version != 1 {
-				return nil, errors.New("it isn't protected against changes as ours are")
+				return nil, fault.BadMessage.Errorf("it isn't protected against changes as ours are")
 			}
 			if r.sealed, err = p.Decrypt(packet.CipherAES256, key); err != nil {
 				return nil, err
@@ -136,7 +138,7 @@ func openMessage(key []byte, message io.Reader) (*messageReader, error) {
 			text, err := r.inner.Next()
 			literal, ok := text.(*packet.LiteralData)
 			if err == nil && !ok {
-				err = fmt.Errorf("its text is a %T", text)
+				err = fault.BadMessage.Errorf("its text is a %T", text)
 			}
 			if err != nil {
 				return nil, noEOF(err)
@@ -144,7 +146,7 @@ func openMessage(key []byte, message io.Reader) (*messageReader, error) {
 			r.text = literal.Body
 			return r, nil
 		default:
-			return nil, fmt.Errorf("it has a %T where its text belongs", p)
+			return nil, fault.BadMessage.Errorf("it has a %T where its text belongs", p)
 		}
 	}
 }
@@ -172,13 +174,13 @@ func (r *messageReader) Read(p []byte) (int, error) {
 		return n, err
 	}
 	if _, err := r.inner.Next(); err != io.EOF {
-		return n, errors.New("more follows its text")
+		return n, fault.BadMessage.Errorf("more follows its text")
 	}
 	if err := r.sealed.Close(); err != nil { // which compares the checksum
 		return n, err
 	}
 	if _, err := r.outer.Next(); err != io.EOF {
-		return n, errors.New("more follows the message")
+		return n, fault.BadMessage.Errorf("more follows the message")
 	}
 	r.ended = true
 	return n, io.EOF
@@ -385,7 +387,7 @@ func (g GPG) Recipients(ctx context.Context, ids []string, now time.Time) (*Reci
 		case err != nil && !strings.Contains(stderr.String(), "nothing exported"):
 			return nil, fmt.Errorf("key %q: gpg --export: %w: %s", id, err, strings.TrimSpace(stderr.String()))
 		case len(out) == 0:
-			return nil, fmt.Errorf("key %q is unknown in gpg's key ring: import it as the user that runs this, set GNUPGHOME, "+
+			return nil, fault.NoSecretKey.Errorf("key %q is unknown in gpg's key ring: import it as the user that runs this, set GNUPGHOME, "+
 				"or name a file with the public key with WALE_GPG_PUBLIC_KEY_FILE", id)
 		}
 		keys, err := parseKeys(out)

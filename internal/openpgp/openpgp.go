@@ -21,6 +21,8 @@ import (
 	pgp "github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"wal-e/internal/fault"
 )
 
 // ErrDamaged is wrapped when a message isn't what was written.
@@ -73,7 +75,7 @@ func readFile(name string, limit int64) (data []byte, err error) {
 	defer f.Close() // only read
 	data, err = io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("%s: more than %d bytes", name, limit)
+		err = fault.BadKey.Errorf("%s: more than %d bytes", name, limit)
 	}
 	return data, err
 }
@@ -83,7 +85,7 @@ func parseKeys(data []byte) (pgp.EntityList, error) {
 	if !bytes.Contains(data, []byte("-----BEGIN PGP")) {
 		keys, err := pgp.ReadKeyRing(bytes.NewReader(data))
 		if err == nil && len(keys) == 0 {
-			err = errors.New("it is empty")
+			err = fault.BadKey.Errorf("it is empty")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("holds no OpenPGP keys: %w", err)
@@ -131,11 +133,11 @@ func choose(keys pgp.EntityList, id string, now time.Time) (*pgp.Entity, error) 
 	}
 	switch len(found) {
 	case 0:
-		return nil, fmt.Errorf("key %q is unknown", id)
+		return nil, fault.BadKey.Errorf("key %q is unknown", id)
 	case 1:
 		return found[0], nil
 	}
-	return nil, fmt.Errorf("key %q is ambiguous, name one by its fingerprint: %s", id, strings.Join(describe(found), "; "))
+	return nil, fault.BadKey.Errorf("key %q is ambiguous, name one by its fingerprint: %s", id, strings.Join(describe(found), "; "))
 }
 
 // named tells whether id is the key's: a fingerprint, a key id of 8 or 16
@@ -193,11 +195,11 @@ func unusable(k *pgp.Entity, now time.Time) string {
 
 func newRecipients(keys pgp.EntityList, now time.Time) (*Recipients, error) {
 	if len(keys) == 0 {
-		return nil, errors.New("no keys to encrypt to")
+		return nil, fault.NoRecipient.Errorf("no keys to encrypt to")
 	}
 	for _, k := range keys {
 		if why := unusable(k, now); why != "" {
-			return nil, fmt.Errorf("key %s %s: name another, or get its newest form", describe(pgp.EntityList{k})[0], why)
+			return nil, fault.BadKey.Errorf("key %s %s: name another, or get its newest form", describe(pgp.EntityList{k})[0], why)
 		}
 	}
 	return &Recipients{keys}, nil
@@ -262,7 +264,7 @@ func (r *Recipients) EncryptWith(w io.Writer, key []byte) (io.WriteCloser, error
 	for _, k := range r.keys {
 		to, ok := k.EncryptionKey(now)
 		if !ok {
-			return nil, fmt.Errorf("key %s %s", describe(pgp.EntityList{k})[0], unusable(k, now))
+			return nil, fault.BadKey.Errorf("key %s %s", describe(pgp.EntityList{k})[0], unusable(k, now))
 		}
 		if err := packet.SerializeEncryptedKeyAEAD(w, to.PublicKey, packet.CipherAES256, false, key, nil); err != nil {
 			return nil, fmt.Errorf("encrypt to %s: %w", describe(pgp.EntityList{k})[0], err)

@@ -2,10 +2,11 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
+
+	"wal-e/internal/fault"
 )
 
 // An ArchiverStatus is what pg_stat_archiver says. Names and times are zero where
@@ -49,7 +50,7 @@ func (s *Session) ArchiverStatus(ctx context.Context) (ArchiverStatus, error) {
 			continue
 		}
 		if numbers[i], err = strconv.ParseInt(value, 10, 64); err != nil {
-			return ArchiverStatus{}, fmt.Errorf("postgres: read the archiver's status: the server returned %q", value)
+			return ArchiverStatus{}, fault.NotArchiving.Errorf("postgres: read the archiver's status: the server returned %q", value)
 		}
 	}
 	a := ArchiverStatus{Archived: numbers[0], LastArchived: row[1], Failed: numbers[3], LastFailed: row[4]}
@@ -88,19 +89,19 @@ func (s *Session) CheckArchiving(ctx context.Context) (Archiving, error) {
 		return Archiving{ByPrimary: true}, nil
 	}
 	if mode == "off" {
-		return Archiving{}, errors.New("postgres: archive_mode is off, so the backup would lack its WAL: " +
+		return Archiving{}, fault.NotArchiving.Errorf("postgres: archive_mode is off, so the backup would lack its WAL: " +
 			"set archive_mode = on and archive_command, and restart the server")
 	}
 	a := Archiving{Command: settings["archive_command"], Library: settings["archive_library"]}
 	if a.Command == "" && a.Library == "" {
-		return Archiving{}, errors.New("postgres: archive_command is empty, so the backup would lack its WAL: set it and reload the server")
+		return Archiving{}, fault.NotArchiving.Errorf("postgres: archive_command is empty, so the backup would lack its WAL: set it and reload the server")
 	}
 	status, err := s.ArchiverStatus(ctx)
 	if err != nil {
 		return Archiving{}, err
 	}
 	if status.Failing() {
-		return Archiving{}, fmt.Errorf("postgres: archiving fails, so the backup would lack its WAL: %s: see the server's log", status)
+		return Archiving{}, fault.NotArchiving.Errorf("postgres: archiving fails, so the backup would lack its WAL: %s: see the server's log", status)
 	}
 	return a, nil
 }

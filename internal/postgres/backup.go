@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"wal-e/internal/fault"
 )
 
 // StartBackup starts a non-exclusive base backup and returns where it starts. It
@@ -98,7 +100,7 @@ func (s *Session) CheckRights(ctx context.Context) error {
 	}
 	role, database := row[1], row[2]
 	if s.version < V10 {
-		return fmt.Errorf("postgres: role %s can't take a backup: PostgreSQL 9.6 shows data_directory to superusers only", role)
+		return fault.Rights.Errorf("postgres: role %s can't take a backup: PostgreSQL 9.6 shows data_directory to superusers only", role)
 	}
 	var grants []string
 	for i, function := range []string{start, stop} {
@@ -112,5 +114,5 @@ func (s *Session) CheckRights(ctx context.Context) error {
 	if grants == nil {
 		return nil
 	}
-	return fmt.Errorf("postgres: role %s can't take a backup: as a superuser, in database %q, run\n%s", role, database, strings.Join(grants, "\n"))
+	return fault.Rights.Errorf("postgres: role %s can't take a backup: as a superuser, in database %q, run\n%s", role, database, strings.Join(grants, "\n"))
 }

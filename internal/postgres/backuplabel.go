@@ -3,6 +3,8 @@ package postgres
 import (
 	"fmt"
 	"strings"
+
+	"wal-e/internal/fault"
 )
 
 // A BackupLabel is the content of backup_label (build_backup_content in
@@ -94,7 +96,7 @@ func parseLabelLines(lines map[string]string) (l BackupLabel, err error) {
 		return l, err
 	}
 	if stated != 0 && stated != l.Timeline {
-		return l, fmt.Errorf("START TIMELINE is %d, but the backup starts in segment %s", stated, l.StartFile)
+		return l, fault.BadControl.Errorf("START TIMELINE is %d, but the backup starts in segment %s", stated, l.StartFile)
 	}
 	if from, ok := lines["INCREMENTAL FROM LSN"]; ok {
 		if l.IncrementalFrom, err = ParseLSN(from); err != nil {
@@ -114,7 +116,7 @@ func parseLocation(s string) (LSN, string, error) {
 	}
 	file, ok := strings.CutSuffix(file, ")")
 	if !ok || ParseWALFile(file).Kind != SegmentFile {
-		return 0, "", fmt.Errorf("%q names no WAL segment", s)
+		return 0, "", fault.BadControl.Errorf("%q names no WAL segment", s)
 	}
 	return lsn, file, nil
 }

@@ -3,9 +3,9 @@ package postgres
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"iter"
+
+	"wal-e/internal/fault"
 )
 
 // OIDs of catalogs, which never change (pg_class.h, pg_database.h, pg_namespace.h).
@@ -124,11 +124,11 @@ func parseNamed(t Tuple) (oid uint32, name string, rest []byte, ok bool) {
 func ParseFilenodeMap(b []byte) (map[uint32]uint32, error) {
 	const magic, maxMappings = 0x592717, 64
 	if len(b) < 8 || binary.LittleEndian.Uint32(b) != magic {
-		return nil, errors.New("pg_filenode.map: no map of PostgreSQL")
+		return nil, fault.BadControl.Errorf("pg_filenode.map: no map of PostgreSQL")
 	}
 	n := int(binary.LittleEndian.Uint32(b[4:]))
 	if n < 0 || n > maxMappings || len(b) < 8+8*n {
-		return nil, fmt.Errorf("pg_filenode.map: %d mappings in %d bytes", n, len(b))
+		return nil, fault.BadControl.Errorf("pg_filenode.map: %d mappings in %d bytes", n, len(b))
 	}
 	nodes := make(map[uint32]uint32, n)
 	for i := range n {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"wal-e/internal/fault"
 )
 
 // Config says which server to connect to. The zero value is what libpq takes from
@@ -51,14 +53,14 @@ func connectError(config *pgconn.Config, err error) error {
 	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
 		hint = ": nothing listens there: start the server, or set PGHOST and PGPORT to where it listens"
 	}
-	return fmt.Errorf("postgres: connect to %s port %d: %w%s", config.Host, config.Port, err, hint)
+	return fault.NoServer.Errorf("postgres: connect to %s port %d: %w%s", config.Host, config.Port, err, hint)
 }
 
 // parse makes pgconn's configuration. It parses twice, because .pgpass is searched
 // for the host and the database that are meant in the end.
 func (c Config) parse() (*pgconn.Config, error) {
 	if strings.HasPrefix(c.Conninfo, "postgres://") || strings.HasPrefix(c.Conninfo, "postgresql://") {
-		return nil, errors.New("postgres: connection URLs are not supported: give keyword=value settings or PG* variables")
+		return nil, fault.NoServer.Errorf("postgres: connection URLs are not supported: give keyword=value settings or PG* variables")
 	}
 	config, err := pgconn.ParseConfig(c.Conninfo)
 	if err != nil {
@@ -88,13 +90,13 @@ func (c Config) parse() (*pgconn.Config, error) {
 func configError(err error) error {
 	var parse *pgconn.ParseConfigError
 	if !errors.As(err, &parse) {
-		return errors.New("postgres: the settings for the connection are wrong: check the PG* variables")
+		return fault.NoServer.Errorf("postgres: the settings for the connection are wrong: check the PG* variables")
 	}
 	if cause := parse.Unwrap(); cause != nil {
 		return fmt.Errorf("postgres: the settings for the connection are wrong: %w", cause)
 	}
 	_, msg, _ := strings.Cut(parse.Error(), "`: ")
-	return fmt.Errorf("postgres: the settings for the connection are wrong: %s", msg)
+	return fault.NoServer.Errorf("postgres: the settings for the connection are wrong: %s", msg)
 }
 
 // serverOf returns where the server of DataDir listens, if config says no more
@@ -125,14 +127,14 @@ func (s *Session) prepare(ctx context.Context) error {
 	}
 	number, err := strconv.Atoi(row[0])
 	if err != nil {
-		return fmt.Errorf("postgres: server_version_num is %q", row[0])
+		return fault.NoServer.Errorf("postgres: server_version_num is %q", row[0])
 	}
 	s.version = Version(number)
 	if s.version < V9_6 {
-		return fmt.Errorf("postgres: the server is PostgreSQL %s: 9.6 and later are supported", row[0])
+		return fault.NoServer.Errorf("postgres: the server is PostgreSQL %s: 9.6 and later are supported", row[0])
 	}
 	if told := strconv.FormatUint(uint64(s.conn.PID()), 10); row[1] != told {
-		return fmt.Errorf("postgres: the connection goes through a pooler (its process is %s, the server's is %s), "+
+		return fault.NoServer.Errorf("postgres: the connection goes through a pooler (its process is %s, the server's is %s), "+
 			"but a backup needs a session of its own: set PGHOST and PGPORT to the server's", told, row[1])
 	}
 	// pg_settings has the timeouts that this release knows. The encoding is the

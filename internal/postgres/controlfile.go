@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"wal-e/internal/fault"
 )
 
 // A ControlFile is what global/pg_control says of a cluster.
@@ -114,7 +116,7 @@ func (l WALLevel) String() string {
 
 // ErrControlFileChecksum is wrapped by the error for a pg_control whose CRC is
 // wrong. While a server runs, that may be a read in the middle of a write.
-var ErrControlFileChecksum = errors.New("pg_control has a wrong checksum")
+var ErrControlFileChecksum = fault.BadControl.Errorf("pg_control has a wrong checksum")
 
 // controlFileSize is PG_CONTROL_FILE_SIZE; the struct takes less than 512 bytes of it.
 const controlFileSize = 8192
@@ -183,15 +185,15 @@ func layoutOf(formatVersion uint32) (controlLayout, bool) {
 // 512. It takes the struct as compilers lay it out on little-endian 64-bit machines.
 func ParseControlFile(b []byte) (*ControlFile, error) {
 	if len(b) < 512 {
-		return nil, fmt.Errorf("postgres: pg_control has %d bytes: want %d", len(b), controlFileSize)
+		return nil, fault.BadControl.Errorf("postgres: pg_control has %d bytes: want %d", len(b), controlFileSize)
 	}
 	format := binary.LittleEndian.Uint32(b[8:])
 	layout, ok := layoutOf(format)
 	if !ok {
 		if _, ok := layoutOf(bits.ReverseBytes32(format)); ok {
-			return nil, errors.New("postgres: pg_control is big-endian: clusters of little-endian machines only are supported")
+			return nil, fault.BadControl.Errorf("postgres: pg_control is big-endian: clusters of little-endian machines only are supported")
 		}
-		return nil, fmt.Errorf("postgres: pg_control has format version %d: want that of PostgreSQL 9.6 to 18", format)
+		return nil, fault.BadControl.Errorf("postgres: pg_control has format version %d: want that of PostgreSQL 9.6 to 18", format)
 	}
 	r := &structReader{b: b}
 	c := r.controlFile(layout)
@@ -206,15 +208,15 @@ func ParseControlFile(b []byte) (*ControlFile, error) {
 func (c *ControlFile) check(r *structReader) error {
 	switch {
 	case r.maxAlign != 8 || r.float != 1234567.0:
-		return fmt.Errorf("postgres: pg_control comes from a machine with another alignment (%d) or floating-point format", r.maxAlign)
+		return fault.BadControl.Errorf("postgres: pg_control comes from a machine with another alignment (%d) or floating-point format", r.maxAlign)
 	case !isPageSize(c.BlockSize, 32<<10):
-		return fmt.Errorf("postgres: pg_control has block size %d", c.BlockSize)
+		return fault.BadControl.Errorf("postgres: pg_control has block size %d", c.BlockSize)
 	case !isPageSize(c.WALBlockSize, 64<<10):
-		return fmt.Errorf("postgres: pg_control has WAL block size %d", c.WALBlockSize)
+		return fault.BadControl.Errorf("postgres: pg_control has WAL block size %d", c.WALBlockSize)
 	case c.BlocksPerFile == 0:
-		return errors.New("postgres: pg_control has relation files of no blocks")
+		return fault.BadControl.Errorf("postgres: pg_control has relation files of no blocks")
 	case c.Checkpoint.Timeline == 0:
-		return errors.New("postgres: pg_control has no timeline")
+		return fault.BadControl.Errorf("postgres: pg_control has no timeline")
 	}
 	return c.WALSegmentSize.Check()
 }

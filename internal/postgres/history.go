@@ -3,6 +3,8 @@ package postgres
 import (
 	"fmt"
 	"strings"
+
+	"wal-e/internal/fault"
 )
 
 // A History is the path that leads to a timeline: its ancestors and where each was left.
@@ -32,12 +34,12 @@ func ParseHistory(tl Timeline, b []byte) (History, error) {
 			return History{}, fmt.Errorf("postgres: history of timeline %d: %w", tl, err)
 		}
 		if n := len(h.Ancestors); n > 0 && (a.Timeline <= h.Ancestors[n-1].Timeline || a.Switch < h.Ancestors[n-1].Switch) {
-			return History{}, fmt.Errorf("postgres: history of timeline %d: line %q goes backwards", tl, line)
+			return History{}, fault.BadControl.Errorf("postgres: history of timeline %d: line %q goes backwards", tl, line)
 		}
 		h.Ancestors = append(h.Ancestors, a)
 	}
 	if n := len(h.Ancestors); n > 0 && h.Ancestors[n-1].Timeline >= tl {
-		return History{}, fmt.Errorf("postgres: history of timeline %d names timeline %d as an ancestor", tl, h.Ancestors[n-1].Timeline)
+		return History{}, fault.BadControl.Errorf("postgres: history of timeline %d names timeline %d as an ancestor", tl, h.Ancestors[n-1].Timeline)
 	}
 	return h, nil
 }

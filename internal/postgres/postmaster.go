@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"wal-e/internal/fault"
 )
 
 // A Postmaster is what postmaster.pid says of the server that runs, or ran, on a
@@ -30,7 +32,7 @@ func ParsePostmasterPID(b []byte) (Postmaster, error) {
 	}
 	pid, err := strconv.ParseInt(line(0), 10, 32)
 	if err != nil || pid == 0 {
-		return Postmaster{}, fmt.Errorf("postgres: postmaster.pid begins with %.20q: want a process id", line(0))
+		return Postmaster{}, fault.BadControl.Errorf("postgres: postmaster.pid begins with %.20q: want a process id", line(0))
 	}
 	if pid < 0 { // single-user mode
 		pid = -pid
@@ -39,7 +41,7 @@ func ParsePostmasterPID(b []byte) (Postmaster, error) {
 	if line(3) != "" {
 		port, err := strconv.ParseUint(line(3), 10, 16)
 		if err != nil {
-			return Postmaster{}, fmt.Errorf("postgres: postmaster.pid has port %.20q", line(3))
+			return Postmaster{}, fault.BadControl.Errorf("postgres: postmaster.pid has port %.20q", line(3))
 		}
 		p.Port = uint16(port)
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"wal-e/internal/fault"
 )
 
 // ErrSessionLost is wrapped by errors after which the session is of no more use.
@@ -196,7 +198,7 @@ func (s *Session) DataDirectory(ctx context.Context) (string, error) {
 	}
 	dir, ok := settings["data_directory"]
 	if !ok {
-		return "", errors.New("postgres: the role may not see data_directory: it needs pg_read_all_settings, before 10 superuser")
+		return "", fault.Rights.Errorf("postgres: the role may not see data_directory: it needs pg_read_all_settings, before 10 superuser")
 	}
 	return dir, nil
 }
@@ -214,7 +216,7 @@ func (s *Session) CheckDirectory(ctx context.Context, dir string) error {
 	}
 	theirs, err := os.Stat(serverDir)
 	if err != nil || !os.SameFile(ours, theirs) {
-		return fmt.Errorf("postgres: %s is not the data directory of the server that the connection leads to, which is %s there: "+
+		return fault.OtherServer.Errorf("postgres: %s is not the data directory of the server that the connection leads to, which is %s there: "+
 			"run on the server's machine, with PGHOST and PGPORT of that server", dir, serverDir)
 	}
 	return s.checkControlFile(ctx, dir)
@@ -240,13 +242,13 @@ func (s *Session) checkControlFile(ctx context.Context, dir string) error {
 		// pg_control_system returns a signed number.
 		id, err := strconv.ParseInt(row[0], 10, 64)
 		if err != nil || SystemID(id) != c.SystemID {
-			return fmt.Errorf("postgres: %s belongs to the cluster %s, the server to %s", dir, c.SystemID, SystemID(id))
+			return fault.OtherServer.Errorf("postgres: %s belongs to the cluster %s, the server to %s", dir, c.SystemID, SystemID(id))
 		}
 		if row[1] == c.Checkpoint.LSN.String() {
 			return nil
 		}
 		if i == attempts {
-			return fmt.Errorf("postgres: pg_control in %s has its checkpoint at %s, the server's at %s: it is a copy", dir, c.Checkpoint.LSN, row[1])
+			return fault.OtherServer.Errorf("postgres: pg_control in %s has its checkpoint at %s, the server's at %s: it is a copy", dir, c.Checkpoint.LSN, row[1])
 		}
 	}
 }

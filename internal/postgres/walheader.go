@@ -2,9 +2,9 @@ package postgres
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"math/bits"
+
+	"wal-e/internal/fault"
 )
 
 // The sizes of XLogPageHeaderData and XLogLongPageHeaderData. WALHeaderSize bytes
@@ -31,7 +31,7 @@ type WALHeader struct {
 func ParseWALHeader(b []byte) (WALHeader, error) {
 	const longHeader, allFlags = 0x0002, 0x000F
 	if len(b) < WALHeaderSize {
-		return WALHeader{}, fmt.Errorf("postgres: WAL segment has %d bytes: want at least %d", len(b), WALHeaderSize)
+		return WALHeader{}, fault.BadSegment.Errorf("postgres: WAL segment has %d bytes: want at least %d", len(b), WALHeaderSize)
 	}
 	h := WALHeader{
 		Magic:        binary.LittleEndian.Uint16(b),
@@ -44,23 +44,23 @@ func ParseWALHeader(b []byte) (WALHeader, error) {
 	flags := binary.LittleEndian.Uint16(b[2:])
 	switch {
 	case h.Magic == 0:
-		return WALHeader{}, errors.New("postgres: WAL segment begins with zeros: it was never written")
+		return WALHeader{}, fault.BadSegment.Errorf("postgres: WAL segment begins with zeros: it was never written")
 	case !isWALMagic(h.Magic) && isWALMagic(bits.ReverseBytes16(h.Magic)):
-		return WALHeader{}, errors.New("postgres: WAL segment is big-endian: clusters of little-endian machines only are supported")
+		return WALHeader{}, fault.BadSegment.Errorf("postgres: WAL segment is big-endian: clusters of little-endian machines only are supported")
 	case !isWALMagic(h.Magic):
-		return WALHeader{}, fmt.Errorf("postgres: WAL segment begins with %04X, which is no WAL page", h.Magic)
+		return WALHeader{}, fault.BadSegment.Errorf("postgres: WAL segment begins with %04X, which is no WAL page", h.Magic)
 	case flags&longHeader == 0 || flags&^allFlags != 0:
-		return WALHeader{}, fmt.Errorf("postgres: WAL segment's first page has flags %04X: want those of a segment's beginning", flags)
+		return WALHeader{}, fault.BadSegment.Errorf("postgres: WAL segment's first page has flags %04X: want those of a segment's beginning", flags)
 	case h.Timeline == 0 || h.SystemID == 0:
-		return WALHeader{}, errors.New("postgres: WAL segment's first page has no timeline or system identifier")
+		return WALHeader{}, fault.BadSegment.Errorf("postgres: WAL segment's first page has no timeline or system identifier")
 	case !isPageSize(h.WALBlockSize, 64<<10):
-		return WALHeader{}, fmt.Errorf("postgres: WAL segment has block size %d", h.WALBlockSize)
+		return WALHeader{}, fault.BadSegment.Errorf("postgres: WAL segment has block size %d", h.WALBlockSize)
 	}
 	if err := h.SegmentSize.Check(); err != nil {
 		return WALHeader{}, err
 	}
 	if h.SegmentSize.Offset(h.PageAddr) != 0 {
-		return WALHeader{}, fmt.Errorf("postgres: WAL segment says it begins at %s, which is no multiple of its size %d", h.PageAddr, h.SegmentSize)
+		return WALHeader{}, fault.BadSegment.Errorf("postgres: WAL segment says it begins at %s, which is no multiple of its size %d", h.PageAddr, h.SegmentSize)
 	}
 	return h, nil
 }
@@ -101,18 +101,18 @@ func (h WALHeader) Version() Version {
 func (h WALHeader) CheckName(name string) (Segment, error) {
 	f := ParseWALFile(name)
 	if f.Kind != SegmentFile && f.Kind != PartialFile {
-		return Segment{}, fmt.Errorf("postgres: %q is not a segment name", name)
+		return Segment{}, fault.BadSegment.Errorf("postgres: %q is not a segment name", name)
 	}
 	seg, err := ParseSegment(f.Segment, h.SegmentSize)
 	if err != nil {
 		return Segment{}, err
 	}
 	if start := seg.Start(h.SegmentSize); start != h.PageAddr {
-		return Segment{}, fmt.Errorf("postgres: WAL segment %s should begin at %s but its first page says %s: the file was misnamed or recycled",
+		return Segment{}, fault.BadSegment.Errorf("postgres: WAL segment %s should begin at %s but its first page says %s: the file was misnamed or recycled",
 			name, start, h.PageAddr)
 	}
 	if h.Timeline > seg.Timeline {
-		return Segment{}, fmt.Errorf("postgres: WAL segment %s holds timeline %d: want at most %d", name, h.Timeline, seg.Timeline)
+		return Segment{}, fault.BadSegment.Errorf("postgres: WAL segment %s holds timeline %d: want at most %d", name, h.Timeline, seg.Timeline)
 	}
 	return seg, nil
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+
+	"wal-e/internal/fault"
 )
 
 // secretsVersion is the version of the JSON form of Keys.
@@ -43,14 +45,14 @@ func (k *Keys) MarshalJSON() ([]byte, error) {
 // secret.
 func (k *Keys) UnmarshalJSON(b []byte) error {
 	if len(b) > maxSecrets {
-		return fmt.Errorf("secrets of %d bytes: at most %d", len(b), maxSecrets)
+		return fault.BadMessage.Errorf("secrets of %d bytes: at most %d", len(b), maxSecrets)
 	}
 	var s secrets
 	if err := json.Unmarshal(b, &s); err != nil {
 		return fmt.Errorf("secrets of an epoch: %w", err)
 	}
 	if s.Version != secretsVersion {
-		return fmt.Errorf("secrets are of version %d, this program knows %d: use a newer wal-e", s.Version, secretsVersion)
+		return fault.Newer.Errorf("secrets are of version %d, this program knows %d: use a newer wal-e", s.Version, secretsVersion)
 	}
 	var got Keys
 	var err error
@@ -67,10 +69,10 @@ func (k *Keys) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	if got.public, err = kem().NewPublicKey(public); err != nil {
-		return fmt.Errorf("public_key of epoch %s is no key", got.epoch)
+		return fault.BadMessage.Errorf("public_key of epoch %s is no key", got.epoch)
 	}
 	if got.name() != got.epoch {
-		return fmt.Errorf("secrets of epoch %s aren't those that it is named for: they were altered or forged", got.epoch)
+		return fault.BadMessage.Errorf("secrets of epoch %s aren't those that it is named for: they were altered or forged", got.epoch)
 	}
 	if s.Private != "" {
 		private, err := secret("private_key", s.Private)
@@ -78,10 +80,10 @@ func (k *Keys) UnmarshalJSON(b []byte) error {
 			return err
 		}
 		if got.private, err = kem().NewPrivateKey(private); err != nil {
-			return fmt.Errorf("private_key of epoch %s is no key", got.epoch)
+			return fault.BadMessage.Errorf("private_key of epoch %s is no key", got.epoch)
 		}
 		if string(got.private.PublicKey().Bytes()) != string(got.public.Bytes()) {
-			return fmt.Errorf("keys of epoch %s don't belong together", got.epoch)
+			return fault.BadMessage.Errorf("keys of epoch %s don't belong together", got.epoch)
 		}
 	}
 	*k = got
@@ -91,7 +93,7 @@ func (k *Keys) UnmarshalJSON(b []byte) error {
 func secret(name, s string) ([]byte, error) {
 	b, err := hex.DecodeString(s)
 	if err != nil || len(b) != KeySize {
-		return nil, fmt.Errorf("%s: want %d hex digits", name, 2*KeySize)
+		return nil, fault.BadMessage.Errorf("%s: want %d hex digits", name, 2*KeySize)
 	}
 	return b, nil
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"wal-e/internal/fault"
 )
 
 // A Policy says how long Retry keeps trying. The zero value is usable.
@@ -112,9 +114,11 @@ func (r *retrying) do(ctx context.Context, op, key string, first error, attempt 
 	case err == nil:
 		return nil
 	case cerr != nil && !errors.Is(last, cerr):
-		return fmt.Errorf("%s %s: %w while trying again after: %w", op, key, cerr, last)
+		last = fmt.Errorf("%s %s: %w while trying again after: %w", op, key, cerr, last)
+	case lasting(ctx, last):
+		return last
 	}
-	return last
+	return fault.Unreachable.Mark(last)
 }
 
 // Create implements Bucket.

@@ -20,6 +20,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -138,7 +139,7 @@ func (b *Bucket) arrived(ctx context.Context, key string, got []byte, sent hash.
 	// The name was free, so what stands there is ours, and damaged.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	err := fmt.Errorf("what arrived has the MD5 sum %x, what was sent has %x", got, want)
+	err := fault.Unlike.Errorf("what arrived has the MD5 sum %x, what was sent has %x", got, want)
 	if derr := b.remove(ctx, key); derr != nil {
 		return fmt.Errorf("%w, and deleting it again: %w: delete it by hand", err, derr)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -207,7 +208,7 @@ func (b *Bucket) login(err error) error {
 	if errors.As(err, &failed) {
 		if failed.RawResponse != nil {
 			if code := failed.RawResponse.StatusCode; code/100 != 4 || busy(code) {
-				return fmt.Errorf("log in to Azure: the server answers %d", code)
+				return fault.Credentials.Errorf("log in to Azure: the server answers %d", code)
 			}
 		} else if broke := b.logins.broke(); broke != nil {
 			return fmt.Errorf("log in to Azure: %w", broke)

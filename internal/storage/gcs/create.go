@@ -17,6 +17,7 @@ import (
 	"google.golang.org/api/googleapi"
 	gs "google.golang.org/api/storage/v1"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -80,7 +81,7 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 		// The name was free, so what stands there is ours, and damaged.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		err := fmt.Errorf("what arrived has the CRC32C sum %s, what was sent has %s", got.Crc32c, want)
+		err := fault.Unlike.Errorf("what arrived has the CRC32C sum %s, what was sent has %s", got.Crc32c, want)
 		if derr := b.remove(ctx, key); derr != nil {
 			return fmt.Errorf("%w, and deleting it again: %w: delete it by hand", err, derr)
 		}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/google"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -138,7 +139,7 @@ func (e *loginError) Error() string {
 	return "log in to Google: " + storage.ErrPermission.Error() + ": " + e.why
 }
 
-func (e *loginError) Unwrap() error { return storage.ErrPermission }
+func (e *loginError) Unwrap() error { return fault.Credentials.Mark(storage.ErrPermission) }
 
 // explain gives an error of the library its meaning. What a server says of a
 // refused login may hold what it was sent, so only its code is repeated.
@@ -151,7 +152,7 @@ func (t *tokens) explain(err error) error {
 	case errors.As(err, &refused) && refused.Response != nil:
 		code := refused.Response.StatusCode
 		if code/100 != 4 || code == http.StatusTooManyRequests || code == http.StatusRequestTimeout {
-			return fmt.Errorf("log in to Google: the server answers %d", code)
+			return fault.Credentials.Errorf("log in to Google: the server answers %d", code)
 		}
 		what := "the credentials that Google's default chain found"
 		if t.file != "" {

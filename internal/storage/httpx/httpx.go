@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -60,7 +61,7 @@ func Transport(certificates string) (*http.Transport, error) {
 		pool = x509.NewCertPool()
 	}
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no certificate in PEM form", certificates)
+		return nil, fault.BadSetting.Errorf("%s holds no certificate in PEM form", certificates)
 	}
 	t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	return t, nil
@@ -161,13 +162,13 @@ func untrusted(err error) error {
 	)
 	switch {
 	case errors.As(err, &name):
-		return fmt.Errorf("%w: %w: correct the endpoint, or let its certificate have that name", storage.ErrInvalid, err)
+		return fault.Untrusted.Errorf("%w: %w: correct the endpoint, or let its certificate have that name", storage.ErrInvalid, err)
 	case errors.As(err, &authority):
-		return fmt.Errorf("%w: %w: name a file with the certificate of its authority in SSL_CERT_FILE, for S3 in AWS_CA_BUNDLE", storage.ErrInvalid, err)
+		return fault.Untrusted.Errorf("%w: %w: name a file with the certificate of its authority in SSL_CERT_FILE, for S3 in AWS_CA_BUNDLE", storage.ErrInvalid, err)
 	case errors.As(err, &certificate):
-		return fmt.Errorf("%w: %w: check the server's certificate, and this host's clock", storage.ErrInvalid, err)
+		return fault.Untrusted.Errorf("%w: %w: check the server's certificate, and this host's clock", storage.ErrInvalid, err)
 	case errors.As(err, &plain), errors.Is(err, http.ErrSchemeMismatch):
-		return fmt.Errorf("%w: %w: the server speaks no TLS there: correct the endpoint's scheme or port", storage.ErrInvalid, err)
+		return fault.Untrusted.Errorf("%w: %w: the server speaks no TLS there: correct the endpoint's scheme or port", storage.ErrInvalid, err)
 	}
 	return err
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/aws/smithy-go/logging"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -82,7 +83,7 @@ func (c *credentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	}
 	c.found.Store(true)
 	if c.isOver(found) {
-		return aws.Credentials{}, &credentialsError{err: fmt.Errorf("the session in %s is over: renew it there", place(found.Source))}
+		return aws.Credentials{}, &credentialsError{err: fault.Credentials.Errorf("the session in %s is over: renew it there", place(found.Source))}
 	}
 	return found, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -146,7 +147,7 @@ func (b *Bucket) translate(ctx context.Context, err error, right string) error {
 	}
 	var none *credentialsError
 	if errors.As(err, &none) {
-		return none
+		return fault.Credentials.Mark(none)
 	}
 	var res *smithyhttp.ResponseError
 	if !errors.As(err, &res) || res.Response == nil || res.HTTPStatusCode() == 0 {
@@ -181,14 +182,14 @@ func (b *Bucket) judge(e *refusal, right, token string) {
 		e.kind = storage.ErrPermission
 		e.hint = fmt.Sprintf("%s on bucket %s is what the credentials lack", right, b.cfg.Bucket)
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch":
-		e.kind, e.hint = storage.ErrPermission, "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+		e.kind, e.hint = fault.Credentials.Mark(storage.ErrPermission), "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 	case "InvalidTokenId", "InvalidToken", "ExpiredToken", "TokenRefreshRequired", "ExpiredTokenException":
 		if b.secrets.expired(token) {
 			return // another attempt has another session
 		}
-		e.kind, e.hint = storage.ErrPermission, "the session is over or its token wrong: renew AWS_SESSION_TOKEN with its key and secret"
+		e.kind, e.hint = fault.Credentials.Mark(storage.ErrPermission), "the session is over or its token wrong: renew AWS_SESSION_TOKEN with its key and secret"
 	case "RequestTimeTooSkewed":
-		e.kind, e.hint = storage.ErrPermission, "the clock of this host is wrong"
+		e.kind, e.hint = fault.Credentials.Mark(storage.ErrPermission), "the clock of this host is wrong"
 	case "NoSuchBucket":
 		e.kind, e.hint = storage.ErrInvalid, fmt.Sprintf("there is no bucket %s: create it, or correct the prefix", b.cfg.Bucket)
 	case "PreconditionFailed":

@@ -37,6 +37,7 @@ import (
 	smithyendpoints "github.com/aws/smithy-go/endpoints"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 	"wal-e/internal/storage/httpx"
 )
@@ -201,13 +202,13 @@ func ParseEndpoint(s string) (Endpoint, error) {
 	case "virtualhost":
 		e.Style = VirtualHost
 	default:
-		return Endpoint{}, fmt.Errorf("its scheme is %q: %s", u.Scheme, form)
+		return Endpoint{}, fault.BadSetting.Errorf("its scheme is %q: %s", u.Scheme, form)
 	}
 	switch {
 	case scheme != "http" && scheme != "https":
-		return Endpoint{}, fmt.Errorf("its scheme is %q: %s", u.Scheme, form)
+		return Endpoint{}, fault.BadSetting.Errorf("its scheme is %q: %s", u.Scheme, form)
 	case u.User != nil || strings.Contains(u.Host, "@"):
-		return Endpoint{}, errors.New("it holds a user: credentials have variables of their own")
+		return Endpoint{}, fault.BadSetting.Errorf("it holds a user: credentials have variables of their own")
 	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" || u.ForceQuery:
 		return Endpoint{}, errors.New("it goes on behind the host: " + form)
 	case u.Hostname() == "":
@@ -217,7 +218,7 @@ func ParseEndpoint(s string) (Endpoint, error) {
 		}
 	}
 	if e.Style == VirtualHost && u.Hostname() == "" {
-		return Endpoint{}, errors.New("virtualhost needs a host, which is the bucket's own")
+		return Endpoint{}, fault.BadSetting.Errorf("virtualhost needs a host, which is the bucket's own")
 	}
 	return e, nil
 }
@@ -264,7 +265,7 @@ func ParseEncryption(s string) (Encryption, error) {
 	case strings.HasPrefix(s, "aws:kms:") && len(s) > len("aws:kms:"):
 		return Encryption{Method: "aws:kms", KeyID: strings.TrimPrefix(s, "aws:kms:")}, nil
 	}
-	return Encryption{}, fmt.Errorf("%q: want none, AES256, aws:kms or aws:kms:KEY", s)
+	return Encryption{}, fault.BadSetting.Errorf("%q: want none, AES256, aws:kms or aws:kms:KEY", s)
 }
 
 var _ storage.Bucket = (*Bucket)(nil)

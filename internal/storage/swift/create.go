@@ -19,6 +19,7 @@ import (
 
 	"github.com/ncw/swift/v2"
 
+	"wal-e/internal/fault"
 	"wal-e/internal/storage"
 )
 
@@ -101,7 +102,7 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 	if etag(got) != want {
 		// The name was free, so what stands there is ours, and damaged.
 		b.remove(ctx, key)
-		return fmt.Errorf("what arrived has the MD5 sum %s, what was sent has %s", etag(got), want)
+		return fault.Unlike.Errorf("what arrived has the MD5 sum %s, what was sent has %s", etag(got), want)
 	}
 	return b.stands(ctx, key, want)
 }
@@ -254,7 +255,7 @@ func (b *Bucket) storeSegment(ctx context.Context, s *segment, r io.Reader) erro
 	}
 	s.Etag, s.Size = hex.EncodeToString(sum.Sum(nil)), counted.n
 	if etag(got) != s.Etag {
-		return fmt.Errorf("what arrived has the MD5 sum %s, what was sent has %s", etag(got), s.Etag)
+		return fault.Unlike.Errorf("what arrived has the MD5 sum %s, what was sent has %s", etag(got), s.Etag)
 	}
 	return nil
 }
