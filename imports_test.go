@@ -15,6 +15,7 @@ func allowed() map[string][]string {
 	postgresAndStorage := []string{"internal/postgres", "internal/storage"}
 	return map[string][]string{
 		"internal/fault":               nil,
+		"docs":                         nil,
 		"internal/chunk":               nil,
 		"internal/runid":               nil,
 		"internal/seal":                nil,
@@ -42,7 +43,7 @@ func allowed() map[string][]string {
 		"wal":         postgresAndStorage,
 		"compat/lzop": nil,
 		"compat":      append([]string{"compat/lzop"}, postgresAndStorage...),
-		"cmd/wal-e": {"backup", "chunkstore", "compat", "compat/lzop", "gc", "index", "wal", "internal/checkup", "internal/drill", "internal/envelope", "internal/logging", "internal/openpgp", "internal/postgres", "internal/runid", "internal/seal",
+		"cmd/wal-e": {"backup", "chunkstore", "compat", "compat/lzop", "docs", "gc", "index", "wal", "internal/checkup", "internal/drill", "internal/envelope", "internal/logging", "internal/openpgp", "internal/postgres", "internal/runid", "internal/seal",
 			"internal/storage", "internal/storage/azure", "internal/storage/file", "internal/storage/gcs", "internal/storage/s3", "internal/storage/swift"},
 		"gc":                {"chunkstore", "index", "internal/envelope", "internal/runid", "internal/postgres", "internal/storage"},
 		"internal/simstore": postgresAndStorage,

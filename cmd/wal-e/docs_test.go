@@ -164,6 +164,7 @@ func TestDifferences(t *testing.T) {
 	t.Parallel()
 	rows := differenceRows(t)
 	explain := map[string][]difference{
+		"code":        {{"error-codes", `^\+ +MORE: wal-e explain WALE-\d{4}$`}},
 		"list-detail": {{"list-detail", `base_.*\t\t|base_.*\t\d+\t`}},
 		"bad-query":   {{"error-hints", `\+.*HINT: Want LATEST`}, {"query-detail", `DETAIL: The submitted query operator was "nonsense`}},
 		"fetch-none":  {{"error-hints", `HINT: wal-e backup-list`}, {"error-hints", `\+ +no backups found for fetching`}},
@@ -187,14 +188,14 @@ func TestDifferences(t *testing.T) {
 		"backup-list-name":                 {},
 		"backup-list-name-detail":          {"list-detail"},
 		"backup-list-name-absent":          {},
-		"backup-list-bad-query":            {"bad-query"},
+		"backup-list-bad-query":            {"bad-query", "code"},
 		"backup-list-terse":                {},
 		"backup-list-empty":                {},
 		"backup-list-empty-latest":         {},
-		"backup-fetch-none":                {"fetch-none"},
-		"no-prefix":                        {"no-prefix"},
-		"bad-scheme":                       {"bad-scheme"},
-		"no-subcommand":                    {},
+		"backup-fetch-none":                {"fetch-none", "code"},
+		"no-prefix":                        {"no-prefix", "code"},
+		"bad-scheme":                       {"bad-scheme", "code"},
+		"no-subcommand":                    {"code"},
 		"delete-no-subcommand":             {"delete-none"},
 		"delete-before-b1-dry":             {"delete"},
 		"delete-before-b2-dry":             {"delete"},

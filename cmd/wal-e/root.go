@@ -104,6 +104,7 @@ func subcommands(a *app) []*cobra.Command {
 		newWALPrefetchCommand(a),
 		newWALShowCommand(a),
 		newWALVerifyCommand(a),
+		newExplainCommand(a),
 		newVersionCommand(a),
 		newEnvironmentTopic(),
 		newExitStatusTopic(),

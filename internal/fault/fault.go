@@ -84,7 +84,6 @@ const (
 	Problems     Kind = 1204 // verify found something
 	OtherCluster Kind = 1205 // it is another cluster's
 	Unclear      Kind = 1206 // which layout the archive has can't be told
-	OtherArchive Kind = 1207 // two archives aren't of one origin
 )
 
 // Taking a base backup.
