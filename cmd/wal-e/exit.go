@@ -28,6 +28,7 @@ const exitStatusText = `  every command
     2    wrong usage
     127  no subcommand given
     130  stopped by SIGINT
+    131  stopped by SIGQUIT
     143  stopped by SIGTERM
 
   wal-fetch: PostgreSQL takes 1 to 125 from restore_command for the end of WAL,
@@ -39,7 +40,7 @@ const exitStatusText = `  every command
     75   the same on a standby (standby.signal, or before PostgreSQL 12
          standby_mode in recovery.conf, in the working directory): above 125
          would stop it, and it asks again by itself
-    130, 143  stopped by a signal
+    130, 131, 143  stopped by a signal
 
   wal-push never exits above 125 unless a signal stopped it, because above 125
   PostgreSQL restarts its archiver.

@@ -54,13 +54,14 @@ func newKeyCommand(a *app) *cobra.Command {
 	rec.Example = "  wal-e key recover --epoch 847d0e29c7f657bff2cb4f658ecd0d4f\n  wal-e key recover --from /media/safe/recovery"
 	rec.Flags().StringVar(&from.epoch, "epoch", "", "the `EPOCH` that this host is to write")
 	rec.Flags().StringVar(&from.file, "from", "", "take the secrets from a `FILE` that export-recovery printed, - for standard input")
-	cmd.AddCommand(initialize, show, rec,
+	var printed string
+	add := keySubcommand(a, "add-recipient", "seal the secrets to the recipients that are named now", keyAddRecipientLong,
+		func(ctx context.Context, s *session) error { return keyAddRecipient(ctx, s, printed) })
+	add.Flags().StringVar(&printed, "from", "", "take the secrets from a `FILE` that export-recovery printed, - for standard input")
+	cmd.AddCommand(initialize, show, rec, add,
 		keySubcommand(a, "rotate", "begin a new epoch",
 			"Begin a new epoch, after a key or a host was compromised or a recipient left. Older backups\nkeep their epoch. The next push stores everything once more.",
 			func(ctx context.Context, s *session) error { return keyInit(ctx, s, true) }),
-		keySubcommand(a, "add-recipient", "seal the secrets to the recipients that are named now",
-			"Seal the secrets of every epoch anew, to all recipients that WALE_GPG_KEY_ID or\nWALE_GPG_PUBLIC_KEY_FILE name. It needs a private key that opens them now. WAL files that are\nstored already keep their recipients.",
-			keyAddRecipient),
 		keySubcommand(a, "export-host", "print what a further host needs",
 			"Print this host's keys, so that a standby or a new host can push to the same epoch. They open\nindexes and file names, not data. Send them to `wal-e key import-host` by a safe way.",
 			keyExportHost),
@@ -176,25 +177,42 @@ func archiveEpochs(ctx context.Context, s *session) (storage.Bucket, []chunkstor
 }
 
 // openAll opens the secrets of every epoch, the one that was sealed last at the
-// end.
+// end. Those that no key at hand opens are warned about, unless they are all.
 func openAll(ctx context.Context, s *session, visit func(chunkstore.Secrets, *seal.Keys) error) error {
 	b, epochs, err := archiveEpochs(ctx, s)
 	if err != nil {
 		return err
 	}
+	opened, locked := 0, error(nil)
 	for _, e := range epochs {
 		k, err := s.openSecrets(ctx, b, e, false)
+		if isNoKey(err) {
+			locked = err
+			s.log.WarnContext(ctx, fmt.Sprintf("epoch %s is left out", e.Epoch), "detail", err.Error(),
+				"hint", "Do it again where a private key is that opens it. If there is none any more, delete the backups of this epoch.")
+			continue
+		}
 		if err != nil {
 			return err
 		}
+		opened++
 		if err := visit(e, k); err != nil {
 			return err
 		}
 	}
+	if opened == 0 {
+		return locked
+	}
 	return nil
 }
 
-func keyAddRecipient(ctx context.Context, s *session) error {
+const keyAddRecipientLong = `Seal the secrets of every epoch anew, to all recipients that WALE_GPG_KEY_ID or
+WALE_GPG_PUBLIC_KEY_FILE name. It needs a private key that opens them now; or, when
+all of those are lost, what export-recovery printed once, with --from. WAL files
+that are stored already keep their recipients; who can open an epoch can read those
+that were pushed under it.`
+
+func keyAddRecipient(ctx context.Context, s *session, printed string) error {
 	if !s.encryption.on() {
 		return &message{text: "no recipient is named", hint: "Name all recipients, old and new, with WALE_GPG_KEY_ID or WALE_GPG_PUBLIC_KEY_FILE."}
 	}
@@ -206,7 +224,13 @@ func keyAddRecipient(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	return openAll(ctx, s, func(e chunkstore.Secrets, k *seal.Keys) error {
+	open := openAll
+	if printed != "" {
+		open = func(ctx context.Context, s *session, visit func(chunkstore.Secrets, *seal.Keys) error) error {
+			return openPrinted(ctx, s, printed, visit)
+		}
+	}
+	return open(ctx, s, func(e chunkstore.Secrets, k *seal.Keys) error {
 		data, err := sealSecrets(to, k)
 		if err != nil {
 			return err
@@ -218,6 +242,31 @@ func keyAddRecipient(ctx context.Context, s *session) error {
 		_, err = fmt.Fprintf(s.stdout, "%s  sealed to %s, in %s\n", e.Epoch, strings.Join(to.Describe(), "; "), stored.Key)
 		return err
 	})
+}
+
+// openPrinted is openAll with the secrets that export-recovery printed. Epochs that
+// aren't among them are warned about.
+func openPrinted(ctx context.Context, s *session, name string, visit func(chunkstore.Secrets, *seal.Keys) error) error {
+	keys, err := recoveryFile(ctx, s, name)
+	if err != nil {
+		return err
+	}
+	_, epochs, err := archiveEpochs(ctx, s)
+	if err != nil {
+		return err
+	}
+	for _, e := range epochs {
+		i := slices.IndexFunc(keys, func(k *seal.Keys) bool { return k.Epoch() == e.Epoch })
+		if i < 0 {
+			s.log.WarnContext(ctx, fmt.Sprintf("epoch %s keeps its recipients", e.Epoch),
+				"detail", fmt.Sprintf("%s doesn't have its secrets.", name), "hint", "Its backups can be read with the old keys alone.")
+			continue
+		}
+		if err := visit(e, keys[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const keyRecoverLong = `Make this host's key file anew, with a private key that opens the secrets in the

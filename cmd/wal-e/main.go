@@ -25,7 +25,8 @@ func main() {
 	}
 	environ := os.Environ()
 	exportEnvdir(environ)
-	ctx, stop := withSignals(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// PostgreSQL sends SIGQUIT to its commands, too, when it stops at once.
+	ctx, stop := withSignals(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
 	err := run(ctx, os.Args[1:], environ, os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(exitCode(err))

@@ -41,7 +41,7 @@ func TestSignals(t *testing.T) {
 		name string
 		sig  syscall.Signal
 		want int
-	}{{"TERM", syscall.SIGTERM, 143}, {"INT", syscall.SIGINT, 130}} {
+	}{{"TERM", syscall.SIGTERM, 143}, {"QUIT", syscall.SIGQUIT, 131}, {"INT", syscall.SIGINT, 130}} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			cmd := program(t, []string{absent, "WALE_FETCH_RETRY=1h"}, "wal-fetch", "000000010000000000000002", "x")

@@ -118,6 +118,13 @@ func (f *fetch) fromArchive(ctx context.Context, cfg wal.Config) (wal.Fetched, e
 	}
 	cfg.Bucket = f.walReads(b)
 	fetched, err := wal.Fetch(ctx, cfg, f.name, f.dest)
+	if isNoKey(err) {
+		// Who became a recipient later can open the epoch, not the message.
+		cfg.Bucket, cfg.Found = f.walReadsMany(b), nil
+		if again, aerr := wal.Fetch(ctx, cfg, f.name, f.dest); !isNoKey(aerr) {
+			fetched, err = again, aerr
+		}
+	}
 	if errors.Is(err, wal.ErrNotFound) {
 		return f.fetchClassicWAL(ctx, b, cfg.System, f.name, f.dest, err)
 	}
