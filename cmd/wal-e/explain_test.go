@@ -121,6 +121,9 @@ func TestCodeIsReported(t *testing.T) {
 		{"json", []string{"backup-list"}, []string{"WALE_LOG_FORMAT=json"}, `"code":"WALE-1002"`},
 		{"usage", []string{"backup-list", "--such"}, nil, "(WALE-1001)"},
 		{"unmounted", []string{"--file-prefix", "file://localhost" + missing, "verify", "--all"}, []string{"WALE_RETRIES=1"}, "MORE: wal-e explain WALE-1108\n"},
+		{"no server", []string{"wal-push", "kind.go"}, []string{
+			"WALE_S3_PREFIX=s3://b/p", "WALE_S3_ENDPOINT=http+path://127.0.0.1:1", "WALE_RETRIES=1", "WALE_PUSH_TIMEOUT=2s", "AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b",
+		}, "MORE: wal-e explain WALE-1104\n"},
 		{"no cluster", []string{"--file-prefix", "file://localhost" + t.TempDir(), "backup-push", t.TempDir()}, nil, "MORE: wal-e explain WALE-1301\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -30,6 +30,11 @@ import (
 // turns an error into a number.
 func kindOf(err error) fault.Kind {
 	if m := (*message)(nil); errors.As(err, &m) && m.kind != 0 {
+		if m.err != nil {
+			if cause := kindOf(m.err); keepsAnyone(cause) {
+				return cause
+			}
+		}
 		return m.kind
 	}
 	if k := fault.Of(err); k != 0 {
@@ -41,6 +46,16 @@ func kindOf(err error) fault.Kind {
 		}
 	}
 	return fault.Other
+}
+
+// keepsAnyone reports whether k would fail any command at this moment: that is what
+// to mend, whatever it was in the way of.
+func keepsAnyone(k fault.Kind) bool {
+	switch k {
+	case fault.Denied, fault.Refused, fault.Unreachable, fault.Untrusted, fault.Credentials, fault.LocalSpace:
+		return true
+	}
+	return false
 }
 
 // A situation is how to tell a kind by the error itself.

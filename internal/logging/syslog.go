@@ -78,7 +78,8 @@ func (s *Syslog) send(level slog.Level, record string) {
 func (s *Syslog) connect() bool {
 	path := ""
 	for _, p := range s.sockets {
-		if _, err := os.Stat(p); err == nil {
+		// Some systems have a folder of that name.
+		if info, err := os.Stat(p); err == nil && info.Mode()&os.ModeSocket != 0 {
 			path = p
 			break
 		}
