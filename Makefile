@@ -4,6 +4,10 @@ GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 10s
 SOAK        ?= 10m
+COUNT       ?= 10
+# Cut, hash, checksum, compress and seal, look up, write and read.
+STAGES      := 'Cut|Sum|VerifyPage|Seal|Lookup|Update|BenchmarkPush$$|Stage'
+STAGED      := ./internal/chunk ./internal/postgres ./internal/seal ./index ./chunkstore ./bench
 # What the race detector runs on: packages whose goroutines are ours, but for those
 # whose tests are mostly servers.
 RACE        ?= $(shell $(GO) list ./... 2>/dev/null | grep -v -e '/cmd/' -e '/bench' -e '/pgtest' -e '/enginetest' \
@@ -16,10 +20,12 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Without symbols for debuggers: PostgreSQL starts the program for each segment.
-# Stack traces and go version -m need none of them.
+# Stack traces and go version -m need none of them. grpcnotrace leaves out the traces
+# of gRPC, which Google's library brings and nobody uses: their templates make the
+# linker keep every method there is, 12 MB of them. internal/pgtest builds alike.
 .PHONY: build
 build: go ## build bin/wal-e, a static binary
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/wal-e ./cmd/wal-e
+	CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags '-s -w' -o bin/wal-e ./cmd/wal-e
 
 .PHONY: check
 check: go ## gofmt, go vet and staticcheck
@@ -75,6 +81,17 @@ soak: go engines ## run the tests named TestSoak... for SOAK=10m each
 model: ## check the models of the collection protocol with spin
 	.ci/install-engines spin compiler
 	docs/model/run
+
+.PHONY: bench
+bench: go ## nights beside other tools: SCALE=20 RUNS=5 DAYS=10 STORAGE=files or s3
+	.ci/install-engines postgres
+	test "$(STORAGE)" != s3 || .ci/install-engines minio
+	SCALE=$(SCALE) RUNS=$(RUNS) DAYS=$(DAYS) STORAGE=$(STORAGE) $(GO) test -v -run '^$$' -bench '^BenchmarkNightly$$' -benchtime 1x -timeout 0 ./bench/nightly
+
+# Ten times each, for benchstat.
+.PHONY: bench-micro
+bench-micro: go ## each stage of a push and of a fetch; COUNT=10
+	$(GO) test -run '^$$' -bench $(STAGES) -benchtime 0.3s -count $(COUNT) -timeout 0 $(STAGED)
 
 .PHONY: fuzz
 fuzz: go ## fuzz each target for FUZZTIME=10s

@@ -32,6 +32,7 @@ func allowed() map[string][]string {
 		"internal/storage/storagetest": {"internal/storage"},
 		"internal/storage/swift":       {"internal/storage", "internal/storage/httpx"},
 		"internal/logging":             nil,
+		"internal/progress":            nil,
 		"internal/pgtest":              {"internal/postgres"},
 		"internal/enginetest":          nil,
 		"internal/drill":               {"internal/postgres"},
@@ -39,15 +40,16 @@ func allowed() map[string][]string {
 
 		"index":       {"internal/chunk", "internal/runid"},
 		"chunkstore":  append([]string{"index", "internal/chunk", "internal/envelope", "internal/runid", "internal/seal"}, postgresAndStorage...),
-		"backup":      append([]string{"chunkstore", "index", "internal/chunk", "internal/envelope", "internal/runid", "internal/seal"}, postgresAndStorage...),
+		"backup":      append([]string{"chunkstore", "index", "internal/chunk", "internal/envelope", "internal/progress", "internal/runid", "internal/seal"}, postgresAndStorage...),
 		"wal":         postgresAndStorage,
 		"compat/lzop": nil,
 		"compat":      append([]string{"compat/lzop"}, postgresAndStorage...),
-		"cmd/wal-e": {"backup", "chunkstore", "compat", "compat/lzop", "docs", "gc", "index", "wal", "internal/checkup", "internal/drill", "internal/envelope", "internal/logging", "internal/openpgp", "internal/postgres", "internal/runid", "internal/seal",
+		"cmd/wal-e": {"backup", "chunkstore", "compat", "compat/lzop", "docs", "gc", "index", "wal", "internal/checkup", "internal/drill", "internal/envelope", "internal/logging", "internal/openpgp", "internal/postgres", "internal/progress", "internal/runid", "internal/seal",
 			"internal/storage", "internal/storage/azure", "internal/storage/file", "internal/storage/gcs", "internal/storage/s3", "internal/storage/swift"},
-		"gc":                {"chunkstore", "index", "internal/envelope", "internal/runid", "internal/postgres", "internal/storage"},
+		"gc":                {"chunkstore", "index", "internal/envelope", "internal/progress", "internal/runid", "internal/postgres", "internal/storage"},
 		"internal/simstore": postgresAndStorage,
 		"bench":             nil, // its tests may import any; nothing imports it
+		"bench/nightly":     nil, // the same
 	}
 }
 
