@@ -19,6 +19,7 @@ import (
 	"wal-e/chunkstore"
 	"wal-e/internal/chunk"
 	"wal-e/internal/fault"
+	"wal-e/internal/progress"
 )
 
 // A source is one thing to copy: its entry without content, and for a file
@@ -42,6 +43,8 @@ type copier struct {
 	extent  int
 	workers int
 	limit   *rate.Limiter // of bytes read; nil: none
+
+	progress *progress.Meter // nil: nobody looks
 
 	notes noteTaker
 
@@ -146,6 +149,7 @@ func (c *copier) begin(ctx context.Context, number int, s source, tasks chan<- e
 	}
 	before := c.notes.before.find(s.entry.Path)
 	if e, note, ok := c.notes.unread(s, before); ok {
+		c.progress.Add(e.Content.Size)
 		return c.done(number, arrival{e, note})
 	}
 	f, info, err := openFile(s)
@@ -243,6 +247,7 @@ func (c *copier) copyExtent(ctx context.Context, writer *chunkstore.Writer, t ex
 			return err
 		}
 	}
+	c.progress.Add(int64(len(buf)))
 	fc.note.extents[t.index] = c.notes.after.addExtent(writer.Sum, now)
 	fc.mu.Lock()
 	fc.first = now.List

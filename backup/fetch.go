@@ -13,6 +13,7 @@ import (
 	"wal-e/chunkstore"
 	"wal-e/index"
 	"wal-e/internal/postgres"
+	"wal-e/internal/progress"
 	"wal-e/internal/seal"
 )
 
@@ -53,6 +54,8 @@ type FetchConfig struct {
 
 	Log *slog.Logger // nil discards
 	Now func() time.Time
+
+	Progress *progress.Meter // nil: nobody looks
 }
 
 func (c *FetchConfig) setDefaults() {

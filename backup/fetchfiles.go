@@ -11,12 +11,12 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"wal-e/chunkstore"
 	"wal-e/internal/chunk"
+	"wal-e/internal/progress"
 )
 
 // entries walks the file table.
@@ -65,7 +65,6 @@ type fileWriter struct {
 	mu      sync.Mutex
 	open    map[*restoredFile]bool
 	written int64
-	told    time.Time // when progress was logged
 }
 
 // A restoredFile is a file under way.
@@ -91,7 +90,10 @@ type restoreTask struct {
 
 // writeFiles writes all files that aren't whole yet.
 func (f *fetcher) writeFiles(ctx context.Context) (err error) {
-	w := &fileWriter{f: f, whole: f.survey.whole, open: make(map[*restoredFile]bool), told: f.cfg.Now()}
+	w := &fileWriter{f: f, whole: f.survey.whole, open: make(map[*restoredFile]bool)}
+	// pg_control comes last, and is no part of this.
+	f.cfg.Progress.Begin("restore", progress.Bytes, f.b.Manifest.Bytes-int64(len(f.controlData)), nil)
+	f.cfg.Progress.Add(f.survey.resumed)
 	tasks := make(chan restoreTask)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -216,7 +218,10 @@ func (w *fileWriter) write(ctx context.Context, t restoreTask, buf []byte) error
 	}
 	r.sums[t.index] = crc32.Checksum(buf, crc32.MakeTable(crc32.Castagnoli))
 	n, err := r.writeAt(buf, list, int64(t.index)*r.entry.Content.Extent)
-	w.progress(ctx, n)
+	w.mu.Lock()
+	w.written += n
+	w.mu.Unlock()
+	w.f.cfg.Progress.Add(int64(len(buf)))
 	if err != nil {
 		return err
 	}
@@ -228,21 +233,6 @@ func (w *fileWriter) write(ctx context.Context, t restoreTask, buf []byte) error
 		return w.finish(r)
 	}
 	return nil
-}
-
-// progressEvery is how often a long fetch says how far it is.
-const progressEvery = time.Minute
-
-// progress counts what was written.
-func (w *fileWriter) progress(ctx context.Context, n int64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.written += n
-	if now := w.f.cfg.Now(); now.Sub(w.told) >= progressEvery {
-		w.told = now
-		w.f.cfg.Log.InfoContext(ctx, "restoring", "detail",
-			fmt.Sprintf("%d MB written, of a cluster of %d MB.", w.written>>20, w.f.b.Manifest.Bytes>>20))
-	}
 }
 
 // writeAt writes an extent, but not its holes: the file is as long already, and
@@ -312,6 +302,7 @@ func (b *bits) add(n int) {
 // size and the CRC that the backup says. They are made durable, which that
 // try may not have come to.
 func (f *fetcher) verifyWritten(ctx context.Context) error {
+	f.cfg.Progress.Begin("look at what is there", progress.Bytes, f.b.Manifest.Bytes, nil)
 	g, gctx := errgroup.WithContext(ctx)
 	queue := make(chan numbered)
 	var mu sync.Mutex
@@ -338,10 +329,12 @@ func (f *fetcher) verifyWritten(ctx context.Context) error {
 				if err != nil {
 					return fmt.Errorf("look at %s: %w", e.Path, err)
 				}
+				f.cfg.Progress.Add(e.Content.Size)
 				if ok {
 					mu.Lock()
 					whole.add(e.number)
 					count++
+					f.survey.resumed += e.Content.Size
 					mu.Unlock()
 				}
 			}

@@ -108,6 +108,7 @@ type survey struct {
 	dirs    []Entry
 	leftOut map[uint32]bool // tablespaces that came and went during the backup
 	whole   bits            // files by number, that an earlier try wrote
+	resumed int64           // their bytes
 }
 
 // surveyTable walks the file table. That it can be read, is whole, and has

@@ -20,6 +20,7 @@ import (
 	"wal-e/internal/chunk"
 	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
+	"wal-e/internal/progress"
 	"wal-e/internal/seal"
 	"wal-e/internal/storage"
 )
@@ -51,6 +52,11 @@ type ImportConfig struct {
 	Program, Host   string
 	Log             *slog.Logger // nil discards
 	Now             func() time.Time
+
+	// Progress shows the import; nil: nobody looks. Bytes is about how many the
+	// files have; 0: not known.
+	Progress *progress.Meter
+	Bytes    int64
 }
 
 // An ImportFile is a file, a directory or a symbolic link of a backup. Its path is
@@ -171,6 +177,7 @@ func (i *importer) copy(ctx context.Context, name string) (*PushResult, error) {
 	}
 	for round := 1; ; round++ {
 		i.entries = make(map[string]Entry)
+		i.cfg.Progress.Begin("import", progress.Bytes, i.cfg.Bytes, func() int64 { return p.push.Stats().New })
 		if err := i.cfg.Files(ctx, i.file); err != nil {
 			return nil, err
 		}
@@ -326,6 +333,7 @@ func (i *importer) content(ctx context.Context, f ImportFile, r io.Reader) (c ch
 			return c, 0, err
 		}
 		left -= int64(len(b))
+		i.cfg.Progress.Add(int64(len(b)))
 		sum = crc32.Update(sum, crc32.MakeTable(crc32.Castagnoli), b)
 		if first, err = t.writer.Extent(b); err != nil {
 			return c, 0, err

@@ -6,6 +6,7 @@ import (
 
 	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
+	"wal-e/internal/progress"
 )
 
 // live takes a backup of a running server, primary or standby.
@@ -65,6 +66,7 @@ func (p *pusher) startBackup(ctx context.Context, session *postgres.Session) (po
 	if p.cfg.FastCheckpoint {
 		how = "at once"
 	}
+	p.cfg.Progress.Begin("checkpoint", progress.Items, 0, nil)
 	p.log.InfoContext(ctx, "waiting for the checkpoint that begins the backup", "detail", "It is written "+how+".")
 	start, err := session.StartBackup(ctx, "wal-e "+p.started.UTC().Format(time.RFC3339), p.cfg.FastCheckpoint)
 	if err != nil {
@@ -162,6 +164,7 @@ func (p *pusher) waitForWAL(ctx context.Context, session *postgres.Session, star
 	if p.manifest.Kind == Standby {
 		hint = "the primary archives this WAL; on a quiet one run SELECT pg_switch_wal() there"
 	}
+	p.cfg.Progress.Begin("wait for WAL", progress.Items, 0, nil)
 	p.log.InfoContext(ctx, "waiting for the WAL of the backup in the archive", "detail", "Up to "+stop.String()+".")
 	w := walWait{
 		missing: func(ctx context.Context, names []string) ([]string, error) {

@@ -16,6 +16,7 @@ import (
 	"wal-e/index"
 	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
+	"wal-e/internal/progress"
 	"wal-e/internal/seal"
 	"wal-e/internal/storage"
 )
@@ -68,6 +69,8 @@ type PushConfig struct {
 	Host    string
 	Log     *slog.Logger // nil discards
 	Now     func() time.Time
+
+	Progress *progress.Meter // nil: nobody looks
 }
 
 func (c *PushConfig) setDefaults() {
@@ -350,11 +353,14 @@ const maxRounds = 3
 // push began are banned, and all is read again: what is still there is found
 // there, the rest is stored anew.
 func (p *pusher) copyFiles(ctx context.Context, selection SelectConfig) error {
-	c := &copier{push: p.push, extent: p.store.ExtentSize(), workers: p.cfg.Workers, limit: p.limiter()}
+	c := &copier{push: p.push, extent: p.store.ExtentSize(), workers: p.cfg.Workers, limit: p.limiter(), progress: p.cfg.Progress}
 	trust := !p.cfg.Rescan
 	for round := 1; ; round++ {
 		p.pages.reset()
+		p.cfg.Progress.Begin("copy", progress.Bytes, 0, func() int64 { return p.push.Stats().New })
+		measured := p.measure(ctx, selection)
 		all, err := p.copyRound(ctx, c, selection, trust)
+		measured()
 		if err != nil {
 			return err
 		}
@@ -379,6 +385,32 @@ func (p *pusher) copyFiles(ctx context.Context, selection SelectConfig) error {
 		p.log.WarnContext(ctx, "packs went away while they were referenced; reading the cluster again",
 			"detail", fmt.Sprintf("%d packs, %s the first.", len(bad), chunkstore.PackKey(bad[0])))
 		p.push.Ban(bad)
+	}
+}
+
+// measure adds up in the background what there is to copy, if somebody wants to
+// see how far the push is. It looks at each file's size, as the copying does a
+// moment later; what it costs is that look. done ends it.
+func (p *pusher) measure(ctx context.Context, selection SelectConfig) (done func()) {
+	if p.cfg.Progress == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		var total int64
+		for f, err := range Walk(ctx, selection) {
+			if err != nil {
+				return // the copying meets it, too
+			}
+			total += f.Size
+		}
+		p.cfg.Progress.Expect(total)
+	}()
+	return func() {
+		cancel()
+		<-ended
 	}
 }
 

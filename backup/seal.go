@@ -8,6 +8,7 @@ import (
 
 	"wal-e/chunkstore"
 	"wal-e/internal/fault"
+	"wal-e/internal/progress"
 	"wal-e/internal/seal"
 )
 
@@ -164,7 +165,9 @@ func (v *verifier) verifyEpoch(ctx context.Context, plain *chunkstore.Store, epo
 			return err
 		}
 	}
+	v.cfg.Progress.Begin("look at backups", progress.Items, int64(len(v.backups)), nil)
 	for i := range v.backups {
+		v.cfg.Progress.Add(1)
 		if v.backups[i].epoch != epoch || broken[i] {
 			continue
 		}

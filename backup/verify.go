@@ -12,6 +12,7 @@ import (
 	"wal-e/chunkstore"
 	"wal-e/index"
 	"wal-e/internal/envelope"
+	"wal-e/internal/progress"
 	"wal-e/internal/runid"
 	"wal-e/internal/storage"
 )
@@ -41,6 +42,8 @@ type VerifyConfig struct {
 	Workers int    // requests and cores at once; 0 means 4
 	TempDir string // where the index is kept meanwhile; "" means the system's
 	Log     *slog.Logger
+
+	Progress *progress.Meter // nil: nobody looks
 }
 
 func (c *VerifyConfig) setDefaults() {

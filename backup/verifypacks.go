@@ -11,6 +11,7 @@ import (
 
 	"wal-e/chunkstore"
 	"wal-e/index"
+	"wal-e/internal/progress"
 	"wal-e/internal/runid"
 )
 
@@ -131,6 +132,11 @@ func (v *verifier) loadIndex(ctx context.Context) error {
 
 // readData reads all packs that are needed, run by run.
 func (v *verifier) readData(ctx context.Context) error {
+	var total int64
+	for p := range v.needed.All() {
+		total += v.sizes[p]
+	}
+	v.cfg.Progress.Begin("read packs", progress.Bytes, total, nil)
 	for _, run := range v.needed.Runs() {
 		if err := v.readRun(ctx, run); err != nil {
 			return err
@@ -171,6 +177,7 @@ func (v *verifier) readRun(ctx context.Context, run runid.ID) error {
 			if err := v.readPack(ctx, p, size, indexed[p.Seq]); err != nil {
 				return err
 			}
+			v.cfg.Progress.Add(size)
 			mu.Lock()
 			defer mu.Unlock()
 			v.report.ReadPacks++

@@ -11,6 +11,7 @@ import (
 
 	"wal-e/chunkstore"
 	"wal-e/index"
+	"wal-e/internal/progress"
 	"wal-e/internal/runid"
 	"wal-e/internal/storage"
 )
@@ -233,6 +234,7 @@ func (c *collector) delete(ctx context.Context, keys []string) error {
 			if err := c.b.Delete(ctx, batch...); err != nil {
 				return fmt.Errorf("remove %d objects, %s the first: %w", len(batch), batch[0], err)
 			}
+			c.cfg.Progress.Add(int64(len(batch)))
 			return nil
 		})
 	}
@@ -242,6 +244,7 @@ func (c *collector) delete(ctx context.Context, keys []string) error {
 // deleteTold removes packs or WAL files, and tells the user of each.
 func (c *collector) deleteTold(ctx context.Context, keys []string) error {
 	c.tell(keys)
+	c.cfg.Progress.Begin("remove objects", progress.Items, int64(len(keys)), nil)
 	return c.delete(ctx, keys)
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"wal-e/chunkstore"
 	"wal-e/internal/postgres"
+	"wal-e/internal/progress"
 	"wal-e/internal/storage"
 )
 
@@ -29,6 +30,8 @@ type Config struct {
 	// Deleting, when not nil, is called for each pack and WAL file before it is
 	// removed, or in a dry run for each that would be removed at once.
 	Deleting func(key string)
+	// Progress shows the removal; nil: nobody looks.
+	Progress *progress.Meter
 	// Wait waits for the pushes that block, looking again every Poll.
 	Wait bool
 	Poll time.Duration // 0 means 10 s

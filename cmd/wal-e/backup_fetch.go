@@ -177,7 +177,11 @@ func backupFetch(ctx context.Context, s *session, f fetchFlags, dir, query strin
 	if f.withWAL {
 		cfg.FetchWAL = fetchWAL(s, b)
 	}
+	meter, stop := s.meter(ctx)
+	defer stop()
+	cfg.Progress = meter
 	report, err := backup.Fetch(ctx, cfg)
+	stop()
 	if err != nil {
 		return err
 	}

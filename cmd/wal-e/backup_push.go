@@ -150,6 +150,8 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 		debug.SetMemoryLimit(240<<20 + int64(f.poolSize)*20<<20)
 	}
 	counter := storage.Counted(b)
+	meter, stop := s.meter(ctx)
+	defer stop()
 	result, err := backup.Push(ctx, backup.PushConfig{
 		Bucket:           counter,
 		Dir:              dir,
@@ -172,7 +174,9 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 		Program:          version,
 		Host:             hostname(),
 		Log:              s.log.With("logger", "wal_e.operator.backup"),
+		Progress:         meter,
 	})
+	stop()
 	if err != nil {
 		return err
 	}

@@ -199,6 +199,9 @@ func (f *deleteFlags) delete(ctx context.Context, s *session, p gc.Policy, colle
 		writeRecord(ctx, collect.Log, r)
 	}
 	collect.Ranges, collect.Ended, collect.Floors = plan.Ranges(), plan.Ended(), classic.floors(collect.Catalog, plan)
+	meter, stop := s.meter(ctx)
+	defer stop()
+	collect.Progress = meter
 	result := deleteResult{Plan: plan}
 	if classic != nil {
 		result.Classic, err = classic.delete(ctx, s, plan, &collect, now)
@@ -206,6 +209,7 @@ func (f *deleteFlags) delete(ctx context.Context, s *session, p gc.Policy, colle
 	if err == nil && (contents.Dedup || !contents.Classic) {
 		result.Report, err = gc.Delete(ctx, collect, plan.Victims())
 	}
+	stop()
 	return errors.Join(err, result.tell(ctx, s, &collect, f.json))
 }
 

@@ -265,9 +265,12 @@ func (d *drilling) fetch(ctx context.Context, data string) error {
 	for _, t := range d.found.Manifest.Tablespaces {
 		spaces[fmt.Sprint(t.OID)] = filepath.Join(d.folder, "tablespaces", fmt.Sprint(t.OID))
 	}
+	meter, stop := d.s.meter(ctx)
+	defer stop()
 	fetched, err := backup.Fetch(ctx, backup.FetchConfig{
 		Store: d.store, Backup: d.found, Dir: data, StateDir: d.s.clusterState, Workers: d.f.poolSize,
 		TablespaceMap: spaces, Recover: d.recovery, Log: d.s.log.With("logger", "wal_e.operator.backup"),
+		Progress: meter,
 	})
 	if err != nil {
 		return err

@@ -90,7 +90,11 @@ func collect(ctx context.Context, s *session, c gc.Config, asJSON bool) error {
 	if c.Floors, err = s.classicFloors(ctx, b, time.Now(), stalledAfter(c.FenceAfter)); err != nil {
 		return err
 	}
+	meter, stop := s.meter(ctx)
+	defer stop()
+	c.Progress = meter
 	report, err := gc.Collect(ctx, c)
+	stop()
 	if report != nil && asJSON {
 		err = errors.Join(err, json.NewEncoder(s.stdout).Encode(report))
 	} else if report != nil {

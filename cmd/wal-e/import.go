@@ -75,7 +75,7 @@ func importClassic(ctx context.Context, s *session, f importFlags) error {
 	}
 	source := target
 	if f.from != "" {
-		from := &session{config: s.config, log: s.log, stdin: s.stdin, stdout: s.stdout, stderr: s.stderr}
+		from := &session{config: s.config, log: s.log, shown: s.shown, stdin: s.stdin, stdout: s.stdout, stderr: s.stderr}
 		if from.prefix, err = parsePrefix("--from", f.from); err != nil {
 			return err
 		}
@@ -177,7 +177,11 @@ func (i *importing) backup(ctx context.Context, b compat.Backup) error {
 	}
 	counter := storage.Counted(i.target)
 	cfg.Bucket = counter
+	meter, stop := i.s.meter(ctx)
+	defer stop()
+	cfg.Progress, cfg.Bytes = meter, max(0, summary.Sentinel.ExpandedSize)
 	result, err := backup.Import(ctx, cfg)
+	stop()
 	if err != nil {
 		return err
 	}

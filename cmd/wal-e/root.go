@@ -21,6 +21,7 @@ type globalFlags struct {
 	gpgKeyID    string
 	gpgKeyIDSet bool // also to an empty string
 	terse       bool
+	progress    progressFlags
 	iKnow       bool // that objects in cold storage classes can't be read at once
 }
 
@@ -38,6 +39,7 @@ func (f *globalFlags) bind(set *pflag.FlagSet) {
 	set.StringVar(&f.gpgKeyID, "gpg-key-id", "", "encrypt to this `KEY`, or several with commas (WALE_GPG_KEY_ID)")
 	set.BoolVar(&f.iKnow, "i-know", false, "let WALE_S3_STORAGE_CLASS be one that must be restored before it can be read")
 	set.BoolVar(&f.terse, "terse", false, "log only warnings and errors")
+	f.progress.bind(set)
 }
 
 const rootLong = `wal-e archives PostgreSQL continuously: base backups that are full to restore

@@ -12,13 +12,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"wal-e/internal/fault"
+	"wal-e/internal/progress"
 )
 
 // run is the whole command. What it returns was reported already; exitCode
 // turns it into a status.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	a := &app{stdin: stdin, stdout: stdout}
 	a.env, a.envErr = parseEnviron(environ).withEnvdir()
+	a.screen = progress.NewScreen(stderr, a.env["TERM"])
+	a.stderr = a.screen
 	err := a.execute(ctx, args)
 	if err == nil {
 		return nil
@@ -40,6 +43,7 @@ type app struct {
 
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	screen         *progress.Screen // stderr, where long work shows how far it is
 
 	command string       // the subcommand, such as "backup-push" or "delete before"
 	flags   globalFlags  // set once the command line is parsed
@@ -85,6 +89,7 @@ type session struct {
 	log            *slog.Logger
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	shown          shown
 	opened         openedEpochs
 }
 
@@ -108,7 +113,14 @@ func (a *app) check(ctx context.Context, f func(ctx context.Context, s *session)
 	if err != nil {
 		return err
 	}
-	return f(ctx, &session{config: c, log: log, stdin: a.stdin, stdout: a.stdout, stderr: a.stderr})
+	mode, err := a.flags.progress.parse(a.flags.terse)
+	if err != nil {
+		return fmt.Errorf("--progress: %w", err)
+	}
+	return f(ctx, &session{
+		config: c, log: log, stdin: a.stdin, stdout: a.stdout, stderr: a.stderr,
+		shown: shown{mode, a.command, a.screen},
+	})
 }
 
 // walFetchName is the subcommand whose exit statuses PostgreSQL acts upon.

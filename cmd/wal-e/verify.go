@@ -77,7 +77,11 @@ func verify(ctx context.Context, s *session, f verifyFlags, query string) error 
 			return nil, err
 		}
 	}
+	meter, stop := s.meter(ctx)
+	defer stop()
+	cfg.Progress = meter
 	report, err := backup.Verify(ctx, cfg)
+	stop()
 	ours := 0
 	if report != nil {
 		ours = len(report.Backups) + len(report.Problems)
