@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -78,6 +79,7 @@ func BenchmarkNightly(b *testing.B) {
 type bench struct {
 	dir, self, data string // to work in; this program; the cluster
 	before          string // the cluster as it was the night before
+	discarded       int    // folders
 	scale           int
 	runs, nights    int
 	c               *pgtest.Cluster
@@ -237,6 +239,7 @@ func (n *bench) play(b *testing.B, night int) {
 	n.c.Stop(b, pgtest.Fast)
 	n.trimWAL(b)
 	if wait {
+		n.emptyTrash(b)
 		time.Sleep(61 * time.Second)
 	}
 	floor, err := nightly.ComputeFloor(n.before, n.data)
@@ -251,11 +254,51 @@ func (n *bench) play(b *testing.B, night int) {
 	}
 	n.result.Nights = append(n.result.Nights, nightly.Night{Work: name, Floor: floor})
 	b.Logf("night %d: %s: %d pages changed, floor %.2f of %.0f MB", night, name, floor.Pages, float64(floor.Bytes)/1e6, float64(floor.Total)/1e6)
+	n.keep(b)
+}
+
+// keep makes a copy of tonight's cluster of last night's.
+func (n *bench) keep(b *testing.B) {
+	b.Helper()
 	n.before = filepath.Join(n.dir, "before")
-	if err := os.RemoveAll(n.before); err != nil {
+	n.must(b, "mkdir", "-p", n.before)
+	n.must(b, "cp", "-a", n.data+"/.", n.before)
+	err := filepath.WalkDir(n.before, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		rel, err := filepath.Rel(n.before, path)
+		if err != nil {
+			return err
+		}
+		if _, err := os.Lstat(filepath.Join(n.data, rel)); os.IsNotExist(err) {
+			return os.Remove(path)
+		}
+		return err
+	})
+	if err != nil {
 		b.Fatal(err)
 	}
-	n.must(b, "cp", "-a", n.data, n.before)
+}
+
+// discard gets a folder out of the way. ext4 gives no inode away again for a minute
+// after its file was removed, and then finding a free one takes long where many were:
+// what comes next would seem slow. So folders are removed before the bench waits for
+// a minute.
+func (n *bench) discard(b *testing.B, path string) {
+	b.Helper()
+	if _, err := os.Lstat(path); os.IsNotExist(err) {
+		return
+	}
+	n.discarded++
+	n.must(b, "mkdir", "-p", filepath.Join(n.dir, "trash"))
+	n.must(b, "mv", path, filepath.Join(n.dir, "trash", fmt.Sprint(n.discarded)))
+}
+
+func (n *bench) emptyTrash(b *testing.B) {
+	b.Helper()
+	n.must(b, "rm", "-rf", filepath.Join(n.dir, "trash"))
+	syscall.Sync()
 }
 
 // trimWAL removes those segments that a stopped cluster doesn't need: the work of the
@@ -348,7 +391,8 @@ func (n *bench) measure(b *testing.B, t tool, night, run int) {
 	b.Helper()
 	env, vars := n.environment(b, t, run)
 	if night == 1 || t.fresh() {
-		n.must(b, "rm", "-rf", vars["REPO"], vars["STATE"])
+		n.discard(b, vars["REPO"])
+		n.discard(b, vars["STATE"])
 		n.must(b, "mkdir", "-p", vars["REPO"], vars["STATE"])
 		if t.prepare != "" {
 			n.run(b, t, env, t.prepare)
@@ -377,7 +421,7 @@ func (n *bench) measure(b *testing.B, t tool, night, run int) {
 		n.restore(b, t, night, run, nightly.Restore, t.Restore, n.sums)
 	}
 	if t.fresh() {
-		n.must(b, "rm", "-rf", vars["REPO"])
+		n.discard(b, vars["REPO"])
 	}
 }
 
@@ -397,7 +441,6 @@ func (n *bench) stored(b *testing.B, vars map[string]string) int64 {
 func (n *bench) restore(b *testing.B, t tool, night, run int, op, script string, want map[string][32]byte) {
 	b.Helper()
 	env, vars := n.environment(b, t, run)
-	n.must(b, "rm", "-rf", vars["OUT"])
 	n.must(b, "mkdir", "-m", "700", vars["OUT"])
 	_, cost, asked := n.run(b, t, env, script)
 	out := vars["OUT"] + os.Expand(t.latest, func(name string) string { return vars[name] })
@@ -412,7 +455,7 @@ func (n *bench) restore(b *testing.B, t tool, night, run int, op, script string,
 		b.Fatalf("%s, night %d, run %d: %s: %v", t.Name, night, run, op, err)
 	}
 	n.result.Samples = append(n.result.Samples, nightly.Sample{Night: night, Tool: t.Name, Op: op, Run: run, Requests: asked, Cost: cost})
-	n.must(b, "rm", "-rf", vars["OUT"])
+	n.discard(b, vars["OUT"])
 }
 
 func relations(sums map[string][32]byte) map[string][32]byte {
