@@ -41,7 +41,7 @@ func TestJSONDocs(t *testing.T) {
 	// Words of the text that look like fields and are values.
 	values := []string{
 		"gc", "wal-show", "ls", "file", "directory", "symlink", "added", "removed", "changed", "attributes", "pg_amcheck", "amcheck", "nothing", "--query", "drills_006/", "drill", "live", "standby", "offline", "classic", "ok", "warning", "failure", "unknown", "latest", "delete", "3/DE000028",
-		"--read-data", "--wal", "--known-gap",
+		"--read-data", "--wal", "--known-gap", "--retain",
 	}
 	for _, r := range []gc.Rule{
 		gc.RuleBefore, gc.RuleRetain, gc.RulePeriod, gc.RuleDaily, gc.RuleWeekly, gc.RuleMonthly, gc.RulePITR, gc.RuleFloor, gc.RuleMark,

@@ -17,6 +17,7 @@ import (
 
 	"wal-e/backup"
 	"wal-e/chunkstore"
+	"wal-e/gc"
 	"wal-e/internal/envelope"
 	"wal-e/internal/fault"
 	"wal-e/internal/storage"
@@ -25,14 +26,21 @@ import (
 
 const statusLong = `Show how an archive is: for each cluster the last backup and how old it is, the
 newest WAL, from when until when it can be restored, what is missing; what is
-stored, and how much less that is than the backups together; pushes under way,
-and the last drill. With a data directory it also counts the WAL files that wait
-there to be archived.
+stored, how fast that grows, and how much less it is than the backups together;
+pushes under way, and the last drill. With a data directory it also counts the WAL
+files that wait there to be archived, and with --retain, which takes what is given
+to delete retain, it tells which backup expires next.
 
-What is wrong is said with what to do, and the exit status is then 1.`
+What is wrong is said with what to do, and the exit status is then 1.
+
+--metrics-file writes the same for Prometheus, as node_exporter's textfile
+collector reads it; docs/monitoring has alerts and a dashboard. The file is
+replaced as a whole, also when nothing could be found out: wal_e_up is then 0.`
 
 type statusFlags struct {
 	json      bool
+	metrics   string
+	retain    string
 	maxAge    time.Duration
 	maxFiles  int
 	directory string
@@ -44,19 +52,43 @@ func newStatusCommand(a *app) *cobra.Command {
 		Use:     "status [PG_CLUSTER_DIRECTORY]",
 		Short:   "show how the archive is, and what is wrong with it",
 		Long:    statusLong,
-		Example: "  wal-e status /var/lib/postgresql/17/main\n  wal-e status --max-backup-age 8d --json",
+		Example: "  wal-e status /var/lib/postgresql/17/main\n  wal-e status --max-backup-age 192h --json\n  wal-e status --retain 14d --metrics-file /var/lib/prometheus/node-exporter/wal-e.prom $PGDATA",
 		Args:    arguments("[PG_CLUSTER_DIRECTORY]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				f.directory = args[0]
 			}
-			return a.do(cmd, func(ctx context.Context, s *session) error { return showStatus(ctx, s, f) })
+			policy, err := f.policy()
+			if err != nil {
+				return &usageError{cmd, err.Error()}
+			}
+			begun := time.Now()
+			var r *statusReport
+			err = a.do(cmd, func(ctx context.Context, s *session) error {
+				r, err = findStatus(ctx, s, f, policy)
+				if err != nil {
+					return err
+				}
+				return r.tell(s.stdout, f.json)
+			})
+			if f.metrics == "" {
+				return err
+			}
+			switch merr := writeMetrics(f.metrics, r, err, begun); {
+			case err == nil:
+				return merr
+			case merr != nil:
+				return complaints{err, merr}
+			}
+			return err
 		},
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.DurationVar(&f.maxAge, "max-backup-age", 26*time.Hour, "how old the last backup of a cluster may be, such as 26h")
 	flags.IntVar(&f.maxFiles, "max-backlog", 64, "how many WAL files may wait to be archived")
+	flags.StringVar(&f.retain, "retain", "", "tell what `NUM_TO_RETAIN` or period, as delete retain has it, lets expire next")
+	flags.StringVar(&f.metrics, "metrics-file", "", "also write metrics for Prometheus to `FILE`")
 	flags.BoolVar(&f.json, "json", false, "print everything known as JSON")
 	return cmd
 }
@@ -69,14 +101,21 @@ type statusReport struct {
 	Clusters []statusCluster `json:"clusters"`
 	// Packs and WAL are what is stored in the new layout; Logical is what its
 	// backups restore to, all of them together.
-	Packs   int64        `json:"pack_bytes"`
-	WAL     int64        `json:"wal_bytes"`
-	Logical int64        `json:"logical_bytes"`
-	Open    []statusPush `json:"open_pushes"`
-	Drill   any          `json:"last_drill"`            // as drill prints it; null: there was none
-	Waiting *int         `json:"wal_waiting,omitempty"` // files that wait in the data directory
+	Packs   int64 `json:"pack_bytes"`
+	WAL     int64 `json:"wal_bytes"`
+	Logical int64 `json:"logical_bytes"`
+	// Growth is what was stored in the last seven days and still is, per day; of an
+	// archive that is younger, since it began.
+	Growth  int64         `json:"growth_bytes_per_day"`
+	Expiry  *statusExpiry `json:"expiry,omitempty"` // with --retain
+	Open    []statusPush  `json:"open_pushes"`
+	Drill   any           `json:"last_drill"`            // as drill prints it; null: there was none
+	Waiting *int          `json:"wal_waiting,omitempty"` // files that wait in the data directory
+	// Oldest is since when the oldest of these has been waiting.
+	Oldest *time.Time `json:"wal_waiting_since,omitempty"`
 
 	drilled *drillReport
+	now     time.Time
 }
 
 // A statusProblem is something to be done.
@@ -96,6 +135,19 @@ type statusCluster struct {
 	Newest  *time.Time `json:"newest_archived"`
 	From    *time.Time `json:"restores_from"`
 	Until   *time.Time `json:"restores_until"`
+	// Missing is how many segments are missing that a backup needs on its way to
+	// the newest WAL.
+	Missing uint64 `json:"missing_segments"`
+
+	last backup.Listed
+}
+
+// A statusExpiry says what a policy does to the backups.
+type statusExpiry struct {
+	Retain  string     `json:"retain"`
+	Overdue int        `json:"overdue_backups"` // that delete would delete now
+	Backup  string     `json:"next_backup"`     // that expires next; "": none
+	At      *time.Time `json:"next"`            // when; null: with the next backup
 }
 
 type statusPush struct {
@@ -106,29 +158,51 @@ type statusPush struct {
 	Stalled bool      `json:"stalled"`
 }
 
-func showStatus(ctx context.Context, s *session, f statusFlags) error {
+// policy is what --retain says; nil without it.
+func (f statusFlags) policy() (*gc.Policy, error) {
+	if f.retain == "" {
+		return nil, nil
+	}
+	p := &gc.Policy{}
+	var err error
+	if p.Retain, p.RetainFor, err = gc.ParseRetain(f.retain); err != nil {
+		return nil, fmt.Errorf("--retain: %w", err)
+	}
+	return p, p.Check()
+}
+
+// findStatus finds out all that the report has.
+func findStatus(ctx context.Context, s *session, f statusFlags, policy *gc.Policy) (*statusReport, error) {
 	b, err := s.openBucket(use{reads: true})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r := &statusReport{Prefix: b.URL(), Problems: []statusProblem{}, Clusters: []statusCluster{}, Open: []statusPush{}}
 	now := time.Now()
+	r.now = now
 	for _, step := range []func() error{
 		func() error { return r.clusters(ctx, s, b, f, now) },
 		func() error { return r.sizes(ctx, b) },
+		func() error { return r.expiry(ctx, b, f.retain, policy) },
 		func() error { return r.pushes(ctx, b, now) },
 		func() error { return r.drill(ctx, b) },
 		func() error { return r.backlog(f) },
 	} {
 		if err := step(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	r.OK = len(r.Problems) == 0
-	if f.json {
-		err = json.NewEncoder(s.stdout).Encode(r)
+	return r, nil
+}
+
+// tell prints the report, and returns an error when there are problems.
+func (r *statusReport) tell(w io.Writer, asJSON bool) error {
+	var err error
+	if asJSON {
+		err = json.NewEncoder(w).Encode(r)
 	} else {
-		err = r.print(s.stdout, now)
+		err = r.print(w, r.now)
 	}
 	if err == nil && !r.OK {
 		err = &message{kind: fault.Attention, text: fmt.Sprintf("%s in %s", counted(len(r.Problems), "problem"), r.Prefix), detail: r.Problems[0].Text, hint: r.Problems[0].Todo}
@@ -164,7 +238,7 @@ func (r *statusReport) clusters(ctx context.Context, s *session, b storage.Bucke
 		}
 		c := &r.Clusters[i]
 		c.Backups++
-		c.Last, c.Taken, c.Host = l.Name, l.Stopped, l.Host
+		c.Last, c.Taken, c.Host, c.last = l.Name, l.Stopped, l.Host, l
 		c.Stored = append(c.Stored, l.StoredBytes)
 		c.Stored = c.Stored[max(0, len(c.Stored)-7):]
 		r.Logical += l.ExpandedSize
@@ -201,6 +275,11 @@ func (c *statusCluster) addWAL(w *walSystem) {
 		if c.Newest == nil || t.Newest.After(*c.Newest) {
 			c.Newest, c.Segment = &t.Newest, t.Last
 		}
+		for _, g := range t.Gaps {
+			if g.Needed && !g.Known {
+				c.Missing += g.Segments
+			}
+		}
 	}
 	for _, win := range w.Windows {
 		if !win.Restorable {
@@ -215,17 +294,98 @@ func (c *statusCluster) addWAL(w *walSystem) {
 	}
 }
 
+// growthDays is over how many days growth is measured.
+const growthDays = 7
+
 // sizes adds up what is stored.
 func (r *statusReport) sizes(ctx context.Context, b storage.Bucket) error {
+	since, oldest, young := r.now.AddDate(0, 0, -growthDays), r.now, int64(0)
 	for folder, sum := range map[string]*int64{chunkstore.PackFolder: &r.Packs, wal.Prefix: &r.WAL} {
 		for o, err := range b.List(ctx, folder, "") {
 			if err != nil {
 				return err
 			}
 			*sum += o.Size
+			if o.ModTime.Before(oldest) {
+				oldest = o.ModTime
+			}
+			if o.ModTime.After(since) {
+				young += o.Size
+			}
+		}
+	}
+	// The first hours of an archive say nothing about a day.
+	days := min(growthDays, max(1, r.now.Sub(oldest).Hours()/24))
+	r.Growth = int64(float64(young) / days)
+	return nil
+}
+
+// expiry asks what retention lets go, now and next.
+func (r *statusReport) expiry(ctx context.Context, b storage.Bucket, retain string, policy *gc.Policy) error {
+	if policy == nil {
+		return nil
+	}
+	catalog, err := gc.ReadCatalog(ctx, b, deleteRequests, nil)
+	if err != nil {
+		return err
+	}
+	plan, err := gc.Decide(*policy, catalog, r.now)
+	if err != nil {
+		return err
+	}
+	r.Expiry = &statusExpiry{Retain: retain, Overdue: len(plan.Deleted())}
+	if policy.Retain > 0 {
+		r.Expiry.Backup = pushedOut(plan, policy.Retain)
+		return nil
+	}
+	// What a period keeps goes at a moment that follows from when it was taken and
+	// stored. Which of these it is, the policy itself knows.
+	var moments []time.Time
+	kept := make(map[chunkstore.Ref]bool)
+	for _, d := range plan.Decisions {
+		kept[d.Ref] = d.Keep
+		for _, t := range []time.Time{d.Taken, d.Stored} {
+			if t = t.Add(policy.RetainFor); d.Keep && t.After(r.now) {
+				moments = append(moments, t)
+			}
+		}
+	}
+	slices.SortFunc(moments, time.Time.Compare)
+	for _, t := range moments {
+		later, err := gc.Decide(*policy, catalog, t.Add(time.Millisecond))
+		if err != nil {
+			return err
+		}
+		for _, d := range later.Decisions {
+			if !d.Keep && kept[d.Ref] {
+				at := t.UTC()
+				r.Expiry.Backup, r.Expiry.At = d.Ref.Name, &at
+				return nil
+			}
 		}
 	}
 	return nil
+}
+
+// pushedOut returns the backup that goes when the next one of the cluster that was
+// backed up last comes, of which n stay.
+func pushedOut(p *gc.Plan, n int) string {
+	var newest *gc.Decision
+	for i := range p.Decisions {
+		if d := &p.Decisions[i]; newest == nil || d.Taken.After(newest.Taken) {
+			newest = d
+		}
+	}
+	var kept []string
+	for _, d := range p.Decisions {
+		if d.System == newest.System && d.Rule == gc.RuleRetain {
+			kept = append(kept, d.Ref.Name)
+		}
+	}
+	if len(kept) < n {
+		return ""
+	}
+	return kept[0]
 }
 
 // stalledPush is how long a push usually takes at most.
@@ -297,8 +457,19 @@ func (r *statusReport) backlog(f statusFlags) error {
 	}
 	n := 0
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".ready") {
-			n++
+		if !strings.HasSuffix(e.Name(), ".ready") {
+			continue
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // archived since
+		}
+		if err != nil {
+			return &message{kind: fault.LocalFile, text: err.Error(), err: err}
+		}
+		n++
+		if t := info.ModTime().UTC(); r.Oldest == nil || t.Before(*r.Oldest) {
+			r.Oldest = &t
 		}
 	}
 	if r.Waiting = &n; n > f.maxFiles {
@@ -335,7 +506,10 @@ func (r *statusReport) print(w io.Writer, now time.Time) error {
 	if r.Packs > 0 && r.Logical > 0 {
 		fmt.Fprintf(&b, "; the backups are %s, %.1f times the packs", bytesText(r.Logical), float64(r.Logical)/float64(r.Packs))
 	}
-	b.WriteString("\n")
+	fmt.Fprintf(&b, "\ngrowth            %s a day\n", bytesText(r.Growth))
+	if e := r.Expiry; e != nil {
+		fmt.Fprintf(&b, "retain %-11s%s\n", e.Retain, e.text())
+	}
 	for _, p := range r.Open {
 		state := "open"
 		if p.Stalled {
@@ -352,7 +526,11 @@ func (r *statusReport) print(w io.Writer, now time.Time) error {
 		fmt.Fprintf(&b, "last drill        FAILED, %s\n", ago(d.Begun))
 	}
 	if r.Waiting != nil {
-		fmt.Fprintf(&b, "waiting           %s to be archived\n", counted(*r.Waiting, "WAL file"))
+		fmt.Fprintf(&b, "waiting           %s to be archived", counted(*r.Waiting, "WAL file"))
+		if r.Oldest != nil {
+			fmt.Fprintf(&b, ", the oldest since %s", ago(*r.Oldest))
+		}
+		b.WriteString("\n")
 	}
 	b.WriteString("\n")
 	for _, p := range r.Problems {
@@ -363,4 +541,18 @@ func (r *statusReport) print(w io.Writer, now time.Time) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+func (e *statusExpiry) text() string {
+	s := "nothing expires before there are newer backups"
+	switch {
+	case e.At != nil:
+		s = fmt.Sprintf("%s expires at %s", e.Backup, moment(*e.At))
+	case e.Backup != "":
+		s = e.Backup + " expires with the next backup"
+	}
+	if e.Overdue > 0 {
+		s += fmt.Sprintf("; %s could go now: `wal-e delete --confirm retain %s`", counted(e.Overdue, "backup"), e.Retain)
+	}
+	return s
 }

@@ -17,7 +17,7 @@ func TestStatus(t *testing.T) {
 	c := a.start(t, pgtest.Options{Major: 15})
 	a.sh(t, "mkdir -p "+a.prefix)
 	a.fails(t, c, 1, []string{"PROBLEM there is no base backup", "wal-e backup-push"}, "--terse", "status")
-	a.push(t, c)
+	first := a.push(t, c)
 	c.Exec(t, "CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) i")
 	gap := c.SwitchWAL(t)
 	p := a.push(t, c)
@@ -27,6 +27,12 @@ func TestStatus(t *testing.T) {
 		"last backup     " + p.Name + ", ", "backups         2; the last stored ", "newest WAL      " + last, "restores        any moment from ",
 		" times the packs\n", "last drill        none", "0 WAL files to be archived", "no problems\n",
 	}, "--terse", "status", c.Dir)
+
+	a.fails(t, c, 0, []string{"growth            ", "retain 2          " + first.Name + " expires with the next backup\n"}, "--terse", "status", "--retain", "2")
+	a.fails(t, c, 0, []string{"nothing expires before there are newer backups"}, "--terse", "status", "--retain", "3")
+	a.fails(t, c, 0, []string{"1 backup could go now: `wal-e delete --confirm retain 1`"}, "--terse", "status", "--retain", "1")
+	a.fails(t, c, 0, []string{"retain 14d        " + first.Name + " expires at 2"}, "--terse", "status", "--retain", "14d")
+	a.fails(t, c, 2, []string{"--retain: "}, "--terse", "status", "--retain", "x")
 
 	// An open push, a drill that failed, a gap, an old backup, files that wait.
 	writeText := func(path, text string) {
@@ -48,14 +54,18 @@ func TestStatus(t *testing.T) {
 	for _, name := range []string{"A", "B"} {
 		writeText(filepath.Join(a.prefix, "data", "pg_wal", "archive_status", "00000001000000000000000"+name+".ready"), "")
 	}
-	r := a.run(t, c, "--terse", "status", "--json", "--max-backup-age", "1ms", "--max-backlog", "1", filepath.Join(a.prefix, "data"))
+	prom := filepath.Join(pgtest.TempDir(t), "wal-e.prom")
+	r := a.run(t, c, "--terse", "status", "--metrics-file", prom, "--json", "--max-backup-age", "1ms", "--max-backlog", "1", filepath.Join(a.prefix, "data"))
 	var report struct {
 		OK       bool
 		Problems []struct{ Problem, Todo string }
 		Open     []struct{ Stalled bool } `json:"open_pushes"`
 		Waiting  int                      `json:"wal_waiting"`
+		Clusters []struct {
+			Missing int `json:"missing_segments"`
+		}
 	}
-	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil || r.code != 1 || report.OK || report.Waiting != 2 || len(report.Open) != 1 || !report.Open[0].Stalled {
+	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil || r.code != 1 || report.OK || report.Waiting != 2 || len(report.Open) != 1 || !report.Open[0].Stalled || report.Clusters[0].Missing != 1 {
 		t.Errorf("status %d, %v: %s", r.code, err, r.stdout)
 	}
 	for _, want := range []string{"the last backup, ", "segments are missing: " + gap, "the push of " + p.Name, "the last drill", "2 WAL files wait"} {
@@ -67,4 +77,24 @@ func TestStatus(t *testing.T) {
 			t.Errorf("no problem says %q: %s", want, r.stdout)
 		}
 	}
+	for _, want := range []string{"\nwal_e_up 1\n", "\nwal_e_wal_waiting_files 2\n", "\nwal_e_drill_ok 0\n", "\nwal_e_pushes_stalled 1\n"} {
+		if text := readText(t, prom); !strings.Contains(text, want) {
+			t.Errorf("the metrics lack %q:\n%s", want, text)
+		}
+	}
+	// What can't be found out is said, too, also when it is the settings.
+	a.fails(t, c, 1, []string{"WALE-"}, "--terse", "--file-prefix", "file://localhost"+a.prefix, "status", "--metrics-file", prom, "/no/such/folder")
+	if text := readText(t, prom); !strings.Contains(text, "\nwal_e_up 0\n") || !strings.Contains(text, `wal_e_status_error{code="WALE-1004"} 1`) {
+		t.Errorf("metrics of a run that failed:\n%s", text)
+	}
+	a.fails(t, c, 1, []string{"metrics are not written", "--metrics-file"}, "--terse", "status", "--metrics-file", "/no/such/folder/wal-e.prom")
+}
+
+func readText(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
