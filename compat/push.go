@@ -262,8 +262,8 @@ func (p *pusher) live(ctx context.Context) error {
 	if err := p.waitForWAL(ctx, session, stopped.Stop); err != nil {
 		return err
 	}
-	size := p.control.WALSegmentSize
-	return p.commit(ctx, stopped.Stop, postgres.SegmentAt(p.tl, stopped.Stop, size).Name(size), fmt.Sprintf("%08d", size.Offset(stopped.Stop)))
+	end := nameAt(p.tl, stopped.Stop, p.control.WALSegmentSize)
+	return p.commit(ctx, stopped.Stop, end.Segment, end.Offset)
 }
 
 // stop stops the backup and checks that what it gives is of this backup.
@@ -369,8 +369,7 @@ func (p *pusher) checkReadable(ctx context.Context) error {
 
 // begin names the backup and stores its version file.
 func (p *pusher) begin(ctx context.Context, version string) error {
-	size := p.control.WALSegmentSize
-	p.name = Name{Segment: postgres.SegmentAt(p.tl, p.start, size).Name(size), Offset: fmt.Sprintf("%08d", size.Offset(p.start))}
+	p.name = nameAt(p.tl, p.start, p.control.WALSegmentSize)
 	p.report.Name, p.report.StartLSN = p.name.String(), p.start.String()
 	if _, err := p.cfg.Bucket.Stat(ctx, p.name.Sentinel()); !errors.Is(err, storage.ErrNotExist) {
 		if err == nil {

@@ -23,7 +23,7 @@ type found struct {
 }
 
 // errStopped ends a walk whose consumer has enough.
-var errStopped = fault.Unstorable.Errorf("compat: internal: stopped")
+var errStopped = errors.New("compat: internal: stopped")
 
 // A walker walks over a cluster as the original does, with its list of what is left
 // out, and some more: what the original stores and no restored server may find

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"wal-e/compat/lzop"
 	"wal-e/internal/fault"
@@ -60,6 +61,31 @@ func PushWAL(ctx context.Context, cfg WALConfig, path string) (PushedWAL, error)
 	return p, nil
 }
 
+// PushWALContent is PushWAL of a file that is at hand in memory.
+func PushWALContent(ctx context.Context, cfg WALConfig, name string, content []byte, modTime time.Time) (PushedWAL, error) {
+	p := PushedWAL{Key: WALKey(name)}
+	body := &stream{write: func(w io.Writer) error {
+		return cfg.Encrypt.sealed(w, func(w io.Writer) error {
+			z := lzop.NewWriter(w, lzop.Header{ModTime: modTime, Mode: syscall.S_IFREG | 0o600}, cfg.Workers)
+			if _, err := z.Write(content); err != nil {
+				return err
+			}
+			return z.Close()
+		})
+	}}
+	err := cfg.Bucket.Create(ctx, p.Key, body, -1, nil)
+	p.Stored = body.pos
+	err = errors.Join(err, body.Close())
+	if errors.Is(err, storage.ErrExist) {
+		p.Stored = 0
+		return p, compareContent(ctx, cfg, p.Key, name, bytes.NewReader(content), int64(len(content)))
+	}
+	if err != nil {
+		return PushedWAL{}, fmt.Errorf("compat: push %s: %w", name, err)
+	}
+	return p, nil
+}
+
 // packWAL writes what the original would have stored of a file, and fails if the
 // file changes meanwhile.
 func packWAL(ctx context.Context, w io.Writer, f *os.File, info fs.FileInfo, workers int) error {
@@ -90,22 +116,28 @@ func unchanged(f *os.File, info fs.FileInfo, n int64) error {
 }
 
 // compareWAL returns nil if the archive holds the bytes of f.
-func compareWAL(ctx context.Context, cfg WALConfig, key string, f *os.File, info fs.FileInfo) (err error) {
+func compareWAL(ctx context.Context, cfg WALConfig, key string, f *os.File, info fs.FileInfo) error {
+	if err := compareContent(ctx, cfg, key, f.Name(), io.NewSectionReader(f, 0, info.Size()), info.Size()); err != nil {
+		return err
+	}
+	return unchanged(f, info, info.Size())
+}
+
+// compareContent returns nil if the archive holds the size bytes of content, which
+// have a name for people.
+func compareContent(ctx context.Context, cfg WALConfig, key, name string, content io.Reader, size int64) (err error) {
 	r, err := openObject(ctx, cfg.Bucket, key, cfg.Decrypt, cfg.Workers)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	c := &comparer{with: io.NewSectionReader(f, 0, info.Size())}
+	c := &comparer{with: content}
 	n, err := io.Copy(c, contextReader{ctx, r})
-	if errors.Is(err, errDiffers) || err == nil && n != info.Size() {
+	if errors.Is(err, errDiffers) || err == nil && n != size {
 		return fmt.Errorf("compat: push %s: %w: %s in %s has other content. Nothing was replaced. "+
-			"See whether another server archives to this prefix; if the stored one is not needed, remove it", f.Name(), ErrConflict, key, cfg.Bucket.URL())
+			"See whether another server archives to this prefix; if the stored one is not needed, remove it", name, ErrConflict, key, cfg.Bucket.URL())
 	}
-	if err != nil {
-		return err
-	}
-	return unchanged(f, info, n)
+	return err
 }
 
 var errDiffers = errors.New("compat: internal: content differs")

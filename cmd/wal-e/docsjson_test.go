@@ -22,6 +22,7 @@ func TestJSONDocs(t *testing.T) {
 	t.Parallel()
 	printed := map[string][]any{
 		"backup-push":  {pushed{}, compat.PushReport{}},
+		"export":       {exportReport{}},
 		"backup-fetch": {backup.FetchReport{}, compat.FetchReport{}},
 		"backup-list":  {backup.Listed{}, classicListed{}},
 		// What marshals itself is named by a value.
@@ -41,7 +42,7 @@ func TestJSONDocs(t *testing.T) {
 	// Words of the text that look like fields and are values.
 	values := []string{
 		"gc", "wal-show", "ls", "file", "directory", "symlink", "added", "removed", "changed", "attributes", "pg_amcheck", "amcheck", "nothing", "--query", "drills_006/", "drill", "live", "standby", "offline", "classic", "ok", "warning", "failure", "unknown", "latest", "delete", "3/DE000028",
-		"--read-data", "--wal", "--known-gap", "--retain",
+		"--read-data", "--wal", "backup-push", "--known-gap", "--retain",
 	}
 	for _, r := range []gc.Rule{
 		gc.RuleBefore, gc.RuleRetain, gc.RulePeriod, gc.RuleDaily, gc.RuleWeekly, gc.RuleMonthly, gc.RulePITR, gc.RuleFloor, gc.RuleMark,

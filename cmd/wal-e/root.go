@@ -101,6 +101,7 @@ func subcommands(a *app) []*cobra.Command {
 		newKeyCommand(a),
 		newUpgradeLayoutCommand(a),
 		newImportCommand(a),
+		newExportCommand(a),
 		newWALPushCommand(a),
 		newWALFetchCommand(a),
 		newWALPrefetchCommand(a),
