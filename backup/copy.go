@@ -149,7 +149,7 @@ func (c *copier) begin(ctx context.Context, number int, s source, tasks chan<- e
 	}
 	before := c.notes.before.find(s.entry.Path)
 	if e, note, ok := c.notes.unread(s, before); ok {
-		c.progress.Add(e.Content.Size)
+		c.progress.Skip(e.Content.Size)
 		return c.done(number, arrival{e, note})
 	}
 	f, info, err := openFile(s)

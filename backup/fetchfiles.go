@@ -92,8 +92,7 @@ type restoreTask struct {
 func (f *fetcher) writeFiles(ctx context.Context) (err error) {
 	w := &fileWriter{f: f, whole: f.survey.whole, open: make(map[*restoredFile]bool)}
 	// pg_control comes last, and is no part of this.
-	f.cfg.Progress.Begin("restore", progress.Bytes, f.b.Manifest.Bytes-int64(len(f.controlData)), nil)
-	f.cfg.Progress.Add(f.survey.resumed)
+	f.cfg.Progress.Begin("restore", progress.Bytes, f.b.Manifest.Bytes-int64(len(f.controlData))-f.survey.resumed, nil)
 	tasks := make(chan restoreTask)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

@@ -30,7 +30,7 @@ type phase struct {
 	begun time.Time
 	fresh func() int64
 
-	done, total atomic.Int64
+	done, total, skipped atomic.Int64
 }
 
 // Begin begins a phase, such as "copy", of which total is to be done; 0 means
@@ -59,6 +59,15 @@ func (m *Meter) Add(n int64) {
 	}
 }
 
+// Skip counts n as done that took no work, such as a file that is known to be
+// unchanged. It says nothing about how fast the work goes.
+func (m *Meter) Skip(n int64) {
+	if p := m.phase(); p != nil {
+		p.skipped.Add(n)
+		p.done.Add(n)
+	}
+}
+
 func (m *Meter) phase() *phase {
 	if m == nil {
 		return nil
@@ -71,6 +80,7 @@ type State struct {
 	Phase   string
 	Unit    Unit
 	Done    int64
+	Skipped int64 // of it, without work
 	Total   int64 // 0: not known
 	New     int64 // bytes; -1: not a question
 	Elapsed time.Duration
@@ -82,7 +92,8 @@ func (m *Meter) State() (s State, ok bool) {
 	if p == nil {
 		return State{}, false
 	}
-	s = State{Phase: p.name, Unit: p.unit, Done: p.done.Load(), Total: p.total.Load(), New: -1, Elapsed: time.Since(p.begun)}
+	skipped := p.skipped.Load() // before Done, of which it is a part
+	s = State{Phase: p.name, Unit: p.unit, Skipped: skipped, Done: p.done.Load(), Total: p.total.Load(), New: -1, Elapsed: time.Since(p.begun)}
 	if p.fresh != nil {
 		s.New = p.fresh()
 	}
@@ -93,21 +104,21 @@ func (m *Meter) State() (s State, ok bool) {
 	return s, true
 }
 
-// Rate is how much was done per second since the phase began.
+// Rate is how much was worked on per second since the phase began.
 func (s State) Rate() float64 {
 	if s.Elapsed <= 0 {
 		return 0
 	}
-	return float64(s.Done) / s.Elapsed.Seconds()
+	return float64(s.Done-s.Skipped) / s.Elapsed.Seconds()
 }
 
-// Left is about how long the phase goes on; ok is false when nobody can tell.
+// Left is about how long the phase goes on, if as much of the rest needs work as
+// of what is done; ok is false when nobody can tell.
 func (s State) Left() (left time.Duration, ok bool) {
-	rate := s.Rate()
-	if s.Total <= 0 || rate <= 0 {
+	if s.Total <= 0 || s.Done <= 0 {
 		return 0, false
 	}
-	seconds := float64(s.Total-s.Done) / rate
+	seconds := s.Elapsed.Seconds() * float64(s.Total-s.Done) / float64(s.Done)
 	if seconds > 1e6 { // eleven days: it says nothing
 		return 0, false
 	}

@@ -44,6 +44,7 @@ func TestMeter(t *testing.T) {
 	if s, ok := m.State(); !ok || s.Phase != "copy" || s.Done != 16000 || s.Total != 0 || s.New != 7 {
 		t.Errorf("state %+v, %t", s, ok)
 	}
+	m.Skip(0)
 	m.Expect(15000)
 	if s, _ := m.State(); s.Total != 16000 {
 		t.Errorf("more is done than there is: %+v", s)
@@ -63,6 +64,10 @@ func TestState(t *testing.T) {
 		{progress.State{Unit: progress.Bytes, New: -1}, "0 B in 0s."},
 		{progress.State{Unit: progress.Bytes, Done: 1 << 30, Total: 4 << 30, New: 5 << 20, Elapsed: 10 * time.Second},
 			"1.0 GiB of 4.0 GiB (25 %) in 10s, 5.0 MiB new, 102.4 MiB/s, 30s left."},
+		{progress.State{Unit: progress.Bytes, Done: 3 << 30, Skipped: 2 << 30, Total: 4 << 30, New: 0, Elapsed: 16 * time.Second},
+			"3.0 GiB of 4.0 GiB (75 %) in 16s, 0 B new, 64.0 MiB/s, 5s left."},
+		{progress.State{Unit: progress.Bytes, Done: 1 << 30, Skipped: 1 << 30, Total: 1 << 30, New: 0, Elapsed: time.Second},
+			"1.0 GiB of 1.0 GiB (100 %) in 1s, 0 B new, 0s left."},
 		{progress.State{Unit: progress.Items, Done: 10, New: -1, Elapsed: 5 * time.Second}, "10 in 5s, 2/s."},
 		{progress.State{Unit: progress.Items, Done: 1, Total: 1 << 40, New: -1, Elapsed: time.Hour}, "1 of 1099511627776 (0 %) in 1h0m0s, 0/s."},
 	} {

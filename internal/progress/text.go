@@ -41,7 +41,7 @@ func (s State) rest() string {
 	if s.New >= 0 {
 		fmt.Fprintf(&b, ", %s new", Amount(s.New, Bytes))
 	}
-	if s.Done > 0 {
+	if s.Done > s.Skipped {
 		fmt.Fprintf(&b, ", %s/s", Amount(int64(s.Rate()), s.Unit))
 	}
 	if left, ok := s.Left(); ok {
