@@ -58,6 +58,27 @@ func (s *source) rewind() error {
 	return nil
 }
 
+// Fixed returns r as a Seeker, and where it stands, if it has the same bytes each
+// time that it is read, and nil if not. What can't tell its end is a stream that is
+// made anew when it is rewound, perhaps with other bytes, or a pipe.
+func Fixed(r io.Reader) (seek io.Seeker, start int64) {
+	s, ok := r.(io.Seeker)
+	if !ok {
+		return nil, 0
+	}
+	start, err := s.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil, 0
+	}
+	if _, err := s.Seek(0, io.SeekEnd); err != nil {
+		return nil, 0
+	}
+	if _, err := s.Seek(start, io.SeekStart); err != nil {
+		return nil, 0
+	}
+	return s, start
+}
+
 type sourceReader struct{ s *source }
 
 func (r sourceReader) Read(p []byte) (int, error) {

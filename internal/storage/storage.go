@@ -63,7 +63,8 @@ type Bucket interface {
 	// the store had finished. size is the number of bytes in r, or -1 when
 	// that is not known; when it is known and r holds another number, Create
 	// fails. An io.Seeker is rewound and sent again on a retry, any other
-	// reader is read once. A retry after a lost answer may report ErrExist for
+	// reader is read once. One that can't seek to its end may have other bytes
+	// then, so each attempt reads it once. A retry after a lost answer may report ErrExist for
 	// our own write. meta may be nil.
 	Create(ctx context.Context, key string, r io.Reader, size int64, meta Meta) error
 

@@ -28,27 +28,13 @@ type content struct {
 // newContent returns size bytes of r, which stands at its beginning.
 func newContent(ctx context.Context, r io.Reader, size int64) *content {
 	c := &content{r: storage.ExactReader(ctx, r, size), size: size}
-	if seek, start := seeker(r); seek != nil {
+	if seek, start := storage.Fixed(r); seek != nil {
 		c.back = func() (io.Reader, error) {
 			_, err := seek.Seek(start, io.SeekStart)
 			return storage.ExactReader(ctx, r, size), err
 		}
 	}
 	return c
-}
-
-// seeker returns r as a Seeker and where it stands, or nil. That a pipe has the
-// method doesn't mean that it works.
-func seeker(r io.Reader) (io.Seeker, int64) {
-	s, ok := r.(io.Seeker)
-	if !ok {
-		return nil, 0
-	}
-	start, err := s.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return nil, 0
-	}
-	return s, start
 }
 
 func (c *content) Read(p []byte) (int, error) {

@@ -43,7 +43,7 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if seek, start := seeker(r); size < 0 && seek != nil {
+	if seek, start := storage.Fixed(r); size < 0 && seek != nil {
 		end, err := seek.Seek(0, io.SeekEnd)
 		if err == nil {
 			_, err = seek.Seek(start, io.SeekStart)

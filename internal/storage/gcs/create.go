@@ -53,7 +53,7 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 	about := &gs.Object{Name: b.name(key), ContentType: octets, Metadata: meta}
 	sum := newSum()
 	content := io.TeeReader(storage.ExactReader(ctx, r, size), sum)
-	if seek, start := seeker(r); seek != nil {
+	if seek, start := storage.Fixed(r); seek != nil {
 		// With the sum ahead, the server refuses what was damaged on the way.
 		n, err := io.Copy(io.Discard, content)
 		if err == nil {
@@ -107,20 +107,6 @@ func (b *Bucket) taken(ctx context.Context, key string, err error) error {
 		}
 	}
 	return err
-}
-
-// seeker returns r as a Seeker and where it stands, or nil. That a pipe has the
-// method doesn't mean that it works.
-func seeker(r io.Reader) (io.Seeker, int64) {
-	s, ok := r.(io.Seeker)
-	if !ok {
-		return nil, 0
-	}
-	start, err := s.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return nil, 0
-	}
-	return s, start
 }
 
 // An upload is content that the client library reads in the background, and no

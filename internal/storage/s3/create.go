@@ -53,7 +53,7 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 	}
 	o := &object{key: key, meta: meta, size: size}
 	if seeker, ok := r.(io.ReadSeeker); ok && size >= 0 && size <= b.cfg.Largest {
-		if start, err := seeker.Seek(0, io.SeekCurrent); err == nil {
+		if fixed, start := storage.Fixed(r); fixed != nil {
 			o.body = &section{r: seeker, start: start, size: size}
 			if err := o.sumUp(ctx); err != nil {
 				return err

@@ -80,6 +80,40 @@ func content(n int) []byte {
 	return data[:n]
 }
 
+// A madeAnew reader can be rewound, and then has another first byte. It can't tell its
+// end.
+type madeAnew struct {
+	data []byte
+	at   int64
+	time byte
+}
+
+func (m *madeAnew) Read(p []byte) (int, error) {
+	if m.at == int64(len(m.data)) {
+		return 0, io.EOF
+	}
+	n := copy(p, m.data[m.at:])
+	if m.at == 0 && n > 0 {
+		p[0] = m.time
+	}
+	m.at += int64(n)
+	return n, nil
+}
+
+func (m *madeAnew) Seek(offset int64, whence int) (int64, error) {
+	switch {
+	case offset == 0 && whence == io.SeekCurrent:
+	case offset == 0 && whence == io.SeekStart:
+		if m.at > 0 {
+			m.time++
+		}
+		m.at = 0
+	default:
+		return 0, fmt.Errorf("seek to %d from %d: %w", offset, whence, errors.ErrUnsupported)
+	}
+	return m.at, nil
+}
+
 // plainReader hides every method of a reader but Read.
 type plainReader struct{ io.Reader }
 
@@ -223,6 +257,20 @@ func testCreateStream(t *testing.T, b storage.Bucket) {
 			t.Errorf("Create(%q, size %d) = %v, want nil", key, test.size, err)
 		} else if got := get(t, b, key, 0, -1); !bytes.Equal(got, want) {
 			t.Errorf("Get(%q) = %d bytes, want the %d bytes created", key, len(got), len(want))
+		}
+	}
+	// What is made anew each time that it is read, as an archive of a cluster that
+	// works, is stored as it was one of these times.
+	for i, size := range []int64{-1, int64(len(data)), -1} {
+		made := &madeAnew{data: data}
+		if i == 2 {
+			made.data = content(20 << 20)
+		}
+		key := fmt.Sprintf("stream/anew/%d", i)
+		if err := b.Create(t.Context(), key, made, size, nil); err != nil {
+			t.Errorf("Create(%q, size %d) = %v, want nil", key, size, err)
+		} else if got := get(t, b, key, 0, -1); len(got) != len(made.data) || !bytes.Equal(got[1:], made.data[1:]) {
+			t.Errorf("Get(%q) = %d bytes, want %d", key, len(got), len(made.data))
 		}
 	}
 	// A reader is sent from where it stands.

@@ -44,7 +44,7 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 	}
 	headers["If-None-Match"] = "*"
 	headers["Content-Type"] = "application/octet-stream"
-	seek, start := seeker(r)
+	seek, start := storage.Fixed(r)
 	if size < 0 && seek != nil {
 		end, err := seek.Seek(0, io.SeekEnd)
 		if err == nil {
@@ -67,7 +67,7 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 			return err
 		}
 		r, size = bytes.NewReader(held.Bytes()), n
-		seek, start = seeker(r)
+		seek, start = storage.Fixed(r)
 	}
 	if size > b.cfg.Largest {
 		return b.createLarge(ctx, key, r, size, headers)
@@ -105,20 +105,6 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 		return fault.Unlike.Errorf("what arrived has the MD5 sum %s, what was sent has %s", etag(got), want)
 	}
 	return b.stands(ctx, key, want)
-}
-
-// seeker returns r as a Seeker and where it stands, or nil. That a pipe has the
-// method doesn't mean that it works.
-func seeker(r io.Reader) (io.Seeker, int64) {
-	s, ok := r.(io.Seeker)
-	if !ok {
-		return nil, 0
-	}
-	start, err := s.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return nil, 0
-	}
-	return s, start
 }
 
 // taken gives the answer to a PUT with If-None-Match its meaning.
