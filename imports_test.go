@@ -43,7 +43,7 @@ func allowed() map[string][]string {
 		"backup":      append([]string{"chunkstore", "index", "internal/chunk", "internal/envelope", "internal/progress", "internal/runid", "internal/seal"}, postgresAndStorage...),
 		"wal":         postgresAndStorage,
 		"compat/lzop": nil,
-		"compat":      append([]string{"compat/lzop"}, postgresAndStorage...),
+		"compat":      append([]string{"compat/lzop", "internal/progress"}, postgresAndStorage...),
 		"cmd/wal-e": {"backup", "chunkstore", "compat", "compat/lzop", "docs", "gc", "index", "wal", "internal/checkup", "internal/drill", "internal/envelope", "internal/logging", "internal/openpgp", "internal/postgres", "internal/progress", "internal/runid", "internal/seal",
 			"internal/storage", "internal/storage/azure", "internal/storage/file", "internal/storage/gcs", "internal/storage/s3", "internal/storage/swift"},
 		"gc":                {"chunkstore", "index", "internal/envelope", "internal/progress", "internal/runid", "internal/postgres", "internal/storage"},

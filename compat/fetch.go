@@ -17,6 +17,7 @@ import (
 
 	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
+	"wal-e/internal/progress"
 	"wal-e/internal/storage"
 )
 
@@ -43,6 +44,8 @@ type FetchConfig struct {
 	DryRun bool // only work out the plan
 	Log    *slog.Logger
 	Now    func() time.Time
+
+	Progress *progress.Meter // nil: nobody looks
 }
 
 func (c *FetchConfig) setDefaults() {
@@ -223,6 +226,7 @@ func (f *fetcher) planWALDir() error {
 
 // unpackAll unpacks the partitions, several at once.
 func (f *fetcher) unpackAll(ctx context.Context) error {
+	f.cfg.Progress.Begin("restore", progress.Bytes, max(0, f.sentinel.ExpandedSize), nil)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(f.cfg.Workers)
 	cores := max(1, runtime.GOMAXPROCS(0)/min(f.cfg.Workers, len(f.parts)))

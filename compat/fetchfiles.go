@@ -203,7 +203,7 @@ func (f *fetcher) write(s *site, p string, m member, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	n, err := io.Copy(w, content)
+	n, err := io.Copy(w, f.cfg.Progress.Reader(content))
 	if err == nil && n != m.Size {
 		err = fmt.Errorf("%d bytes instead of %d: %w", n, m.Size, io.ErrUnexpectedEOF)
 	}

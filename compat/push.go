@@ -23,6 +23,7 @@ import (
 
 	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
+	"wal-e/internal/progress"
 	"wal-e/internal/storage"
 )
 
@@ -49,6 +50,8 @@ type PushConfig struct {
 
 	Log *slog.Logger // nil discards
 	Now func() time.Time
+
+	Progress *progress.Meter // nil: nobody looks
 }
 
 // Limits of a partition.
@@ -158,6 +161,7 @@ type pusher struct {
 	limit   *rate.Limiter // nil: none
 	report  *PushReport
 	began   time.Time
+	total   int64 // bytes there are to copy, as checkReadable found
 
 	name   Name
 	claim  bool // the version file is ours, and so is what is beside it
@@ -347,8 +351,10 @@ func (p *pusher) checkStopped() error {
 // what can't be backed up.
 func (p *pusher) checkReadable(ctx context.Context) error {
 	const readable = 4
+	p.total = 0
 	for f, err := range p.walker.walk(ctx) {
 		if err == nil && f.info.Mode().IsRegular() {
+			p.total += f.info.Size()
 			err = syscall.Access(f.abs, readable)
 			if errors.Is(err, fs.ErrNotExist) {
 				err = nil
@@ -398,6 +404,7 @@ func (p *pusher) begin(ctx context.Context, version string) error {
 // pushFiles stores everything that is on disk. Partitions are filled in the
 // order of the walk, and stored several at once.
 func (p *pusher) pushFiles(ctx context.Context) (err error) {
+	p.cfg.Progress.Begin("copy", progress.Bytes, p.total, nil)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(p.cfg.Workers)
 	defer func() { err = errors.Join(g.Wait(), err) }()

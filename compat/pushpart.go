@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"wal-e/compat/lzop"
+	"wal-e/internal/progress"
 	"wal-e/internal/storage"
 )
 
@@ -31,7 +32,7 @@ func (p *pusher) store(ctx context.Context, number int, fill func(*partitionWrit
 	whole := false
 	write := func(w io.Writer) error {
 		z := lzop.NewWriter(w, lzop.Header{ModTime: p.began}, cores)
-		part := &partitionWriter{tar: tar.NewWriter(z), limit: p.limit}
+		part := &partitionWriter{tar: tar.NewWriter(z), limit: p.limit, progress: p.cfg.Progress}
 		if err := fill(part); err != nil {
 			return err
 		}
@@ -68,6 +69,8 @@ type partitionWriter struct {
 	tar   *tar.Writer
 	limit *rate.Limiter
 	buf   []byte
+
+	progress *progress.Meter
 
 	files, bytes int64
 }
@@ -150,6 +153,7 @@ func (w *partitionWriter) content(ctx context.Context, in io.Reader, size int64)
 		if _, err := w.tar.Write(b); err != nil {
 			return err
 		}
+		w.progress.Add(int64(len(b)))
 		left -= int64(len(b))
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"wal-e/compat"
 	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
+	"wal-e/internal/progress"
 	"wal-e/internal/storage"
 	"wal-e/wal"
 )
@@ -163,7 +164,11 @@ func fetchClassicBackup(ctx context.Context, s *session, b storage.Bucket, f fet
 			return fmt.Errorf("restore specification does not exist, or can't be read: %w", err)
 		}
 	}
+	meter, stop := s.meter(ctx)
+	defer stop()
+	cfg.Progress = meter
 	report, err := compat.Fetch(ctx, cfg)
+	stop()
 	if err != nil {
 		return err
 	}
@@ -238,6 +243,12 @@ func verifyClassic(ctx context.Context, s *session, b storage.Bucket, f verifyFl
 		all = slices.DeleteFunc(all, func(c compat.Backup) bool { return c.Name.String() != query || ours > 0 })
 	}
 	var verified []*compat.Verified
+	if len(all) == 0 {
+		return nil, nil
+	}
+	meter, stop := s.meter(ctx)
+	defer stop()
+	meter.Begin("look at classic backups", progress.Items, int64(len(all)), nil)
 	for _, c := range all {
 		v, err := compat.Verify(ctx, compat.VerifyConfig{
 			Bucket: b, Decrypt: s.decryptClassic, ReadData: f.readData, WAL: f.wal, Workers: runtime.GOMAXPROCS(0), Log: s.log,
@@ -245,6 +256,7 @@ func verifyClassic(ctx context.Context, s *session, b storage.Bucket, f verifyFl
 		if err != nil {
 			return verified, err
 		}
+		meter.Add(1)
 		verified = append(verified, v)
 	}
 	return verified, nil

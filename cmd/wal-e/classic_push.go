@@ -154,10 +154,13 @@ func pushClassicBackup(ctx context.Context, s *session, b storage.Bucket, f push
 	if err != nil {
 		return err
 	}
+	meter, stop := s.meter(ctx)
+	defer stop()
 	report, err := compat.Push(ctx, compat.PushConfig{
 		Bucket: b, Encrypt: encrypt, Dir: dir, Offline: f.whileOffline, FastCheckpoint: f.checkpoint == "fast", SkipLinks: f.skipLinks,
-		Workers: f.poolSize, ReadRate: int64(f.readRate), WALTimeout: f.walTimeout, Log: s.log.With("logger", "wal_e.operator.backup"),
+		Workers: f.poolSize, ReadRate: int64(f.readRate), WALTimeout: f.walTimeout, Log: s.log.With("logger", "wal_e.operator.backup"), Progress: meter,
 	})
+	stop()
 	if err != nil {
 		return err
 	}

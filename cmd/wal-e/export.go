@@ -18,6 +18,7 @@ import (
 	"wal-e/compat"
 	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
+	"wal-e/internal/progress"
 	"wal-e/internal/storage"
 	"wal-e/wal"
 )
@@ -233,11 +234,14 @@ func (e *exporting) base(ctx context.Context, t *backup.Tree, workers int) (*com
 		return nil, err
 	}
 	m := e.m
+	meter, stop := e.s.meter(ctx)
+	defer stop()
+	meter.Begin("export", progress.Bytes, m.Bytes, nil)
 	version := postgres.Version(m.ServerVersion)
 	cfg := compat.ExportConfig{
 		Bucket: e.to, Encrypt: encrypt, Version: version.String(), Timeline: m.Timeline, Start: e.start, Stop: e.stop, SegmentSize: e.size,
 		Taken: m.Stopped, Offline: m.Kind == backup.Offline, Dir: m.DataDirectory, Tablespaces: make(map[uint32]string),
-		Files: exportedFiles(ctx, t, m), Label: m.Label, TablespaceMap: m.TablespaceMap, Workers: workers,
+		Files: exportedFiles(ctx, t, m, meter), Label: m.Label, TablespaceMap: m.TablespaceMap, Workers: workers,
 		Log: e.s.log.With("logger", "wal_e.operator.backup"),
 	}
 	if cfg.Offline {
@@ -250,7 +254,7 @@ func (e *exporting) base(ctx context.Context, t *backup.Tree, workers int) (*com
 }
 
 // exportedFiles yields what a backup holds as members of a classic one.
-func exportedFiles(ctx context.Context, t *backup.Tree, m *backup.Manifest) iter.Seq2[compat.ExportFile, error] {
+func exportedFiles(ctx context.Context, t *backup.Tree, m *backup.Manifest, meter *progress.Meter) iter.Seq2[compat.ExportFile, error] {
 	return func(yield func(compat.ExportFile, error) bool) {
 		root := compat.File{Path: ".", Mode: fs.ModeDir | fs.FileMode(m.Mode), Owner: m.Owner, Group: m.Group}
 		if !yield(compat.ExportFile{File: root}, nil) {
@@ -266,7 +270,7 @@ func exportedFiles(ctx context.Context, t *backup.Tree, m *backup.Manifest) iter
 				f.Link = e.Link
 			case backup.File:
 				f.Size = e.Content.Size
-				f.Content = func(ctx context.Context, w io.Writer) error { return t.Copy(ctx, w, e) }
+				f.Content = func(ctx context.Context, w io.Writer) error { return t.Copy(ctx, meter.Writer(w), e) }
 			}
 			if !yield(f, err) || err != nil {
 				return

@@ -7,6 +7,7 @@
 package progress
 
 import (
+	"io"
 	"sync/atomic"
 	"time"
 )
@@ -66,6 +67,40 @@ func (m *Meter) Skip(n int64) {
 		p.skipped.Add(n)
 		p.done.Add(n)
 	}
+}
+
+// Reader returns a reader that counts what is read from r.
+func (m *Meter) Reader(r io.Reader) io.Reader {
+	if m == nil {
+		return r
+	}
+	return &counting{m: m, r: r}
+}
+
+// Writer returns a writer that counts what is written to w.
+func (m *Meter) Writer(w io.Writer) io.Writer {
+	if m == nil {
+		return w
+	}
+	return &counting{m: m, w: w}
+}
+
+type counting struct {
+	m *Meter
+	r io.Reader
+	w io.Writer
+}
+
+func (c *counting) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.m.Add(int64(n))
+	return n, err
+}
+
+func (c *counting) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.m.Add(int64(n))
+	return n, err
 }
 
 func (m *Meter) phase() *phase {

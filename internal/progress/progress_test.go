@@ -49,6 +49,15 @@ func TestMeter(t *testing.T) {
 	if s, _ := m.State(); s.Total != 16000 {
 		t.Errorf("more is done than there is: %+v", s)
 	}
+	m.Begin("through", progress.Bytes, 0, nil)
+	for _, m := range []*progress.Meter{&m, nil} {
+		if n, err := io.Copy(m.Writer(io.Discard), m.Reader(strings.NewReader("abc"))); n != 3 || err != nil {
+			t.Errorf("copied %d, %v", n, err)
+		}
+	}
+	if s, _ := m.State(); s.Done != 6 {
+		t.Errorf("a reader and a writer of 3 bytes counted %d", s.Done)
+	}
 	m.Begin("wait", progress.Items, 3, nil)
 	if s, _ := m.State(); s.Done != 0 || s.New != -1 {
 		t.Errorf("a new phase begins with %+v", s)
