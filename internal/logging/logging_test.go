@@ -114,6 +114,55 @@ func TestSyslog(t *testing.T) {
 	}
 }
 
+// A syslog that is started anew gets what comes then.
+func TestSyslogRestarted(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "syslog")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := filepath.Join(dir, "log")
+	listen := func() *net.UnixConn {
+		conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	read := func(conn *net.UnixConn, want string) {
+		t.Helper()
+		b := make([]byte, 1024)
+		if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := conn.Read(b); err != nil || !strings.Contains(string(b[:n]), want) {
+			t.Errorf("datagram %q, %v: want one with %q", b[:n], err, want)
+		}
+	}
+	var notes bytes.Buffer
+	log := logging.New(logging.Config{Syslog: logging.NewSyslog(logging.User, []string{path}, &notes)})
+	first := listen()
+	log.Info("one")
+	read(first, "one")
+	_ = first.Close() // removes the socket
+	_ = os.Remove(path)
+	log.Info("two") // lost
+	second := listen()
+	t.Cleanup(func() { _ = second.Close() })
+	log.Info("three")
+	read(second, "three")
+	_ = second.Close()
+	_ = os.Remove(path)
+	third := listen()
+	t.Cleanup(func() { _ = third.Close() })
+	log.Info("four") // sent on the old connection first
+	read(third, "four")
+	if notes.Len() > 0 {
+		t.Errorf("notes: %s", &notes)
+	}
+}
+
 // A syslog that isn't there, or doesn't listen, takes nothing from the rest.
 func TestSyslogUnreachable(t *testing.T) {
 	t.Parallel()

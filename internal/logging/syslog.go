@@ -40,15 +40,18 @@ const (
 )
 
 // A Syslog sends records to a datagram socket, each as one datagram: priority,
-// record, NUL. It connects for the first record. When that fails, it is silent
-// from then on. It is used by one goroutine at a time.
+// record, NUL. It connects for the first record. When that fails, or a syslog
+// doesn't read, it is silent from then on; one that was started anew, which a push
+// of many hours may see, is connected to again. It is used by one goroutine at a
+// time.
 type Syslog struct {
 	facility Facility
 	sockets  []string
 	notes    io.Writer
 
-	conn net.Conn
-	gone bool
+	conn    net.Conn
+	reached bool // it was there once
+	gone    bool // it isn't asked any more
 }
 
 // NewSyslog returns a Syslog for the first of the sockets that exists. What
@@ -58,20 +61,31 @@ func NewSyslog(f Facility, sockets []string, notes io.Writer) *Syslog {
 }
 
 func (s *Syslog) send(level slog.Level, record string) {
-	if s.gone || s.conn == nil && !s.connect() {
+	if s.gone {
 		return
 	}
 	if len(record) > maxDatagram {
 		record = record[:maxDatagram]
 	}
 	datagram := fmt.Sprintf("<%d>%s\x00", int(s.facility)<<3|severity(level), record)
-	err := s.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
-	if err == nil {
-		_, err = s.conn.Write([]byte(datagram))
-	}
-	if err != nil {
-		s.gone = true
+	for range 2 { // one that was started anew lost the connection
+		if s.conn == nil && !s.connect() {
+			s.gone = !s.reached
+			return
+		}
+		err := s.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
+		if err == nil {
+			_, err = s.conn.Write([]byte(datagram))
+		}
+		if err == nil {
+			return
+		}
 		_ = s.conn.Close() // nothing is buffered in it
+		s.conn = nil
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			s.gone = true
+			return
+		}
 	}
 }
 
@@ -85,18 +99,16 @@ func (s *Syslog) connect() bool {
 		}
 	}
 	if path == "" {
-		s.gone = true
 		return false
 	}
 	conn, err := net.DialTimeout("unixgram", path, sendTimeout)
 	if err != nil {
-		s.gone = true
-		if errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.ECONNREFUSED) {
+		if !s.reached && (errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.ECONNREFUSED)) {
 			fmt.Fprintf(s.notes, "wal-e: nothing goes to syslog: %v\n", err)
 		}
 		return false
 	}
-	s.conn = conn
+	s.conn, s.reached = conn, true
 	return true
 }
 
