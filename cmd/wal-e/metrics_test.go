@@ -178,3 +178,28 @@ func TestMonitoringDocs(t *testing.T) {
 		t.Errorf("only %d metrics are named", named)
 	}
 }
+
+// What several base backups restore is one window where they touch.
+func TestWindowsJoined(t *testing.T) {
+	t.Parallel()
+	at := func(hour int) time.Time { return time.Date(2026, 11, 22, hour, 0, 0, 0, time.UTC) }
+	window := func(from, until int) walWindow {
+		u := at(until)
+		return walWindow{Restorable: true, From: at(from), Until: &u}
+	}
+	for _, tc := range []struct {
+		name string
+		in   []walWindow
+		want []statusWindow
+	}{
+		{"none", nil, []statusWindow{}},
+		{"not restorable", []walWindow{{From: at(1)}}, []statusWindow{}},
+		{"touching, not in order", []walWindow{window(3, 6), window(1, 3)}, []statusWindow{{at(1), at(6)}}},
+		{"within another", []walWindow{window(1, 9), window(2, 4), window(3, 9)}, []statusWindow{{at(1), at(9)}}},
+		{"a gap", []walWindow{window(1, 2), window(3, 6), window(5, 6)}, []statusWindow{{at(1), at(2)}, {at(3), at(6)}}},
+	} {
+		if got := joined(tc.in); !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
+		}
+	}
+}

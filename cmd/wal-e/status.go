@@ -135,11 +135,18 @@ type statusCluster struct {
 	Newest  *time.Time `json:"newest_archived"`
 	From    *time.Time `json:"restores_from"`
 	Until   *time.Time `json:"restores_until"`
+	// Windows are the times of which any moment can be restored, the oldest first.
+	Windows []statusWindow `json:"windows"`
 	// Missing is how many segments are missing that a backup needs on its way to
 	// the newest WAL.
 	Missing uint64 `json:"missing_segments"`
 
 	last backup.Listed
+}
+
+type statusWindow struct {
+	From  time.Time `json:"from"`
+	Until time.Time `json:"until"`
 }
 
 // A statusExpiry says what a policy does to the backups.
@@ -234,7 +241,7 @@ func (r *statusReport) clusters(ctx context.Context, s *session, b storage.Bucke
 		if !known {
 			i = len(r.Clusters)
 			at[l.System] = i
-			r.Clusters = append(r.Clusters, statusCluster{System: l.System})
+			r.Clusters = append(r.Clusters, statusCluster{System: l.System, Windows: []statusWindow{}})
 		}
 		c := &r.Clusters[i]
 		c.Backups++
@@ -281,17 +288,30 @@ func (c *statusCluster) addWAL(w *walSystem) {
 			}
 		}
 	}
-	for _, win := range w.Windows {
-		if !win.Restorable {
+	c.Windows = joined(w.Windows)
+	if n := len(c.Windows); n > 0 {
+		c.From, c.Until = &c.Windows[0].From, &c.Windows[n-1].Until
+	}
+}
+
+// joined returns what several base backups restore together: their windows, with
+// those as one that touch.
+func joined(windows []walWindow) []statusWindow {
+	list := []statusWindow{}
+	sorted := slices.SortedFunc(slices.Values(windows), func(a, b walWindow) int { return a.From.Compare(b.From) })
+	for _, w := range sorted {
+		if !w.Restorable || w.Until == nil {
 			continue
 		}
-		if c.From == nil || win.From.Before(*c.From) {
-			c.From = &win.From
-		}
-		if c.Until == nil || win.Until.After(*c.Until) {
-			c.Until = win.Until
+		n := len(list)
+		switch {
+		case n == 0 || w.From.After(list[n-1].Until):
+			list = append(list, statusWindow{w.From, *w.Until})
+		case w.Until.After(list[n-1].Until):
+			list[n-1].Until = *w.Until
 		}
 	}
+	return list
 }
 
 // growthDays is over how many days growth is measured.
@@ -498,8 +518,12 @@ func (r *statusReport) print(w io.Writer, now time.Time) error {
 		if c.Newest != nil {
 			fmt.Fprintf(&b, "  newest WAL      %s, %s\n", dash(c.Segment), ago(*c.Newest))
 		}
-		if c.From != nil && c.Until != nil {
-			fmt.Fprintf(&b, "  restores        any moment from %s to %s, but for gaps\n", moment(*c.From), moment(*c.Until))
+		for i, w := range c.Windows {
+			what := "restores        any moment"
+			if i > 0 {
+				what = "                and"
+			}
+			fmt.Fprintf(&b, "  %s from %s to %s\n", what, moment(w.From), moment(w.Until))
 		}
 	}
 	fmt.Fprintf(&b, "\nstored            %s of packs, %s of WAL", bytesText(r.Packs), bytesText(r.WAL))
