@@ -8,9 +8,9 @@ import (
 	"wal-e/internal/storage"
 )
 
-// isDamage tells errors that say something of an object, and not of the way to
+// IsDamage tells errors that say something of an object, and not of the way to
 // it. What can't be decrypted is not among them: the key may just not be here.
-func isDamage(err error) bool {
+func IsDamage(err error) bool {
 	for _, kind := range []error{
 		lzop.ErrFormat, lzop.ErrDamaged, lzop.ErrUnsupported, ErrNotClassic, ErrDamagedMessage, ErrBadMember, ErrIncomplete, ErrBadWAL,
 		tar.ErrHeader, tar.ErrFieldTooLong, storage.ErrNotExist,

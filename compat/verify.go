@@ -73,7 +73,7 @@ func (v *verifier) damage(ctx context.Context, object string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if ctx.Err() != nil || errors.Is(err, storage.ErrPermission) || !isDamage(err) {
+	if ctx.Err() != nil || errors.Is(err, storage.ErrPermission) || !IsDamage(err) {
 		return err
 	}
 	v.problem(object, err)

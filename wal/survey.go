@@ -179,6 +179,9 @@ type Base struct {
 	Timeline    postgres.Timeline
 	Start, Stop postgres.LSN
 	Stopped     time.Time
+	// Whole says that the backup has its WAL with it, since it was taken of a stopped
+	// cluster: it needs none, and recovers no farther.
+	Whole bool
 }
 
 // A Window is how far recovery from a base backup comes on the way to a timeline.
@@ -204,8 +207,12 @@ type Window struct {
 var errNoLog = fault.WALGap.Errorf("the archive holds no WAL of that system")
 
 // Reach returns how far recovery from base comes, for its own timeline and each
-// that branches off it or off one of these behind the backup's stop, in order.
+// that branches off it or off one of these behind the backup's stop, in order. Of a
+// base that is Whole it is one window, without segments.
 func Reach(logs []*Log, base Base) ([]Window, error) {
+	if base.Whole {
+		return []Window{{Base: base, Target: base.Timeline, Restorable: true, Until: base.Stopped}}, nil
+	}
 	var own []*Log
 	size := postgres.SegmentSize(0)
 	for _, l := range logs {

@@ -69,6 +69,7 @@ func TestExport(t *testing.T) {
 
 		c.Stop(t, pgtest.Fast)
 		name = a.export(t, to, a.push(t, c, "--while-offline").Name)
+		a.must(t, nil, "wal-verify") // it needs no WAL
 		to.must(t, nil, "verify", "--read-data", name)
 		dir = to.restoreAsOriginal(t, name, map[string]string{oid: target(t)})
 		a.sh(t, "rm "+dir+"/recovery.signal")
@@ -141,7 +142,9 @@ func TestExportRefuses(t *testing.T) {
 	if err != nil || len(packs) == 0 {
 		t.Fatalf("packs: %v, %v", packs, err)
 	}
-	sentinel := func(to *archive) string { return filepath.Join(to.prefix, "basebackups_005", pushed.Name+"_backup_stop_sentinel.json") }
+	sentinel := func(to *archive) string {
+		return filepath.Join(to.prefix, "basebackups_005", pushed.Name+"_backup_stop_sentinel.json")
+	}
 	to := newArchive(t)
 	a.fails(t, nil, 2, []string{"say where to"}, "export", "LATEST")
 	a.fails(t, nil, 1, []string{"no backups found"}, "export", "--to", to.prefix, "base_000000010000000000000009_00000040")
@@ -171,10 +174,10 @@ func TestExportRefuses(t *testing.T) {
 	}
 }
 
-// overwrite replaces the content of a stored object, which nobody may write to.
+// overwrite puts a stored object in its place, which nobody may write to.
 func overwrite(t *testing.T, path string, data []byte) {
 	t.Helper()
-	if err := os.Remove(path); err != nil {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(path, data, 0o644); err != nil {

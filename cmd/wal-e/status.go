@@ -227,7 +227,7 @@ func (r *statusReport) clusters(ctx context.Context, s *session, b storage.Bucke
 	if err != nil {
 		return err
 	}
-	survey, err := surveyWAL(ctx, s.walReadsMany(b), nil)
+	survey, err := s.surveyWAL(ctx, s.walReadsMany(b), nil)
 	if err != nil {
 		return err
 	}

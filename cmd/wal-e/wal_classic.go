@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -21,10 +22,46 @@ type classicLog struct {
 	gaps        []walGap
 }
 
+// classicSegmentSize is that of the segment that was archived last. Where that is
+// encrypted, and there is no key, the original's only size is assumed.
+func (s *session) classicSegmentSize(ctx context.Context, b storage.Bucket) (postgres.SegmentSize, error) {
+	_, size, err := compat.Cluster(ctx, b, s.decryptClassic)
+	if errors.Is(err, storage.ErrNotExist) || errors.Is(err, compat.ErrUndecipherable) {
+		return postgres.DefaultSegmentSize, nil
+	}
+	return size, err
+}
+
+// readClassicWAL reads each WAL file of the classic layout, and says which are damaged.
+func (s *session) readClassicWAL(ctx context.Context, b storage.Bucket) (damaged []string, err error) {
+	names, err := compat.WALFiles(ctx, b)
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	system, err := compat.System(ctx, b, s.decryptClassic)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		_, err := compat.ReadWAL(ctx, compat.WALConfig{Bucket: b, Decrypt: s.decryptClassic, System: system}, name, int64(postgres.MaxSegmentSize))
+		switch {
+		case compat.IsDamage(err):
+			damaged = append(damaged, err.Error())
+		case err != nil:
+			return damaged, err
+		}
+	}
+	return damaged, nil
+}
+
 // surveyClassic lists the WAL of the classic layout, by timeline. A gap is needed
 // when a backup begins before its end, on whatever timeline.
-func surveyClassic(ctx context.Context, b storage.Bucket, known []knownGap) ([]*classicLog, error) {
+func (s *session) surveyClassic(ctx context.Context, b storage.Bucket, known []knownGap) ([]*classicLog, error) {
 	oldest, err := oldestClassic(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	size, err := s.classicSegmentSize(ctx, b)
 	if err != nil {
 		return nil, err
 	}
@@ -36,17 +73,17 @@ func surveyClassic(ctx context.Context, b storage.Bucket, known []knownGap) ([]*
 			return nil, fmt.Errorf("list the classic WAL in %s: %w", b.URL(), err)
 		}
 		name, ok := strings.CutSuffix(strings.TrimPrefix(o.Key, folder), suffix)
-		seg, err := postgres.ParseSegment(name, postgres.DefaultSegmentSize)
+		seg, err := postgres.ParseSegment(name, size)
 		if !ok || err != nil {
-			continue // a history, a .partial or .backup file, or of a size that classic WAL-E never knew
+			continue // a history, a .partial or .backup file, or another cluster's
 		}
 		if len(logs) == 0 || logs[len(logs)-1].timeline != seg.Timeline {
 			logs = append(logs, &classicLog{timeline: seg.Timeline, first: name})
 		} else if seg.No > previous.No+1 {
 			l := logs[len(logs)-1]
 			gap := walGap{
-				First:    postgres.Segment{Timeline: seg.Timeline, No: previous.No + 1}.Name(postgres.DefaultSegmentSize),
-				Last:     postgres.Segment{Timeline: seg.Timeline, No: seg.No - 1}.Name(postgres.DefaultSegmentSize),
+				First:    postgres.Segment{Timeline: seg.Timeline, No: previous.No + 1}.Name(size),
+				Last:     postgres.Segment{Timeline: seg.Timeline, No: seg.No - 1}.Name(size),
 				Segments: seg.No - previous.No - 1,
 			}
 			gap.Needed = oldest != "" && gap.Last[8:] >= oldest[8:]

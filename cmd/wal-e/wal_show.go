@@ -43,7 +43,7 @@ It tells only what is there; wal-verify judges.`,
 				if err != nil {
 					return err
 				}
-				r, err := surveyWAL(ctx, s.walReadsMany(b), nil)
+				r, err := s.surveyWAL(ctx, s.walReadsMany(b), nil)
 				if r == nil {
 					return err
 				}
@@ -71,9 +71,9 @@ what is wrong and exits 1.
 A gap that nothing can be done about is acknowledged with --known-gap. It is an alarm
 nevertheless as long as there is no base backup behind it: take one.
 
-Of WAL in the classic layout it finds what is missing between segments of 16 MB.
+Of WAL in the classic layout it finds what is missing between segments.
 
-With --read-data each file, but for classic ones, is read and proven, instead of its name only.`,
+With --read-data each file is read and proven, instead of its name only.`,
 		Example: "  wal-e wal-verify\n  wal-e wal-verify --known-gap 000000010000000000000012-000000010000000000000014",
 		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -98,7 +98,7 @@ func walVerify(ctx context.Context, s *session, known []string, readData, asJSON
 	if err != nil {
 		return err
 	}
-	r, err := surveyWAL(ctx, s.walReadsMany(b), ranges)
+	r, err := s.surveyWAL(ctx, s.walReadsMany(b), ranges)
 	if r == nil {
 		return err
 	}
@@ -108,6 +108,10 @@ func walVerify(ctx context.Context, s *session, known []string, readData, asJSON
 	if readData {
 		damaged, err := readAllWAL(ctx, s.walReadsMany(b))
 		if err != nil {
+			return err
+		}
+		r.Problems = append(r.Problems, damaged...)
+		if damaged, err = s.readClassicWAL(ctx, b); err != nil {
 			return err
 		}
 		r.Problems = append(r.Problems, damaged...)
@@ -175,7 +179,7 @@ type walWindow struct {
 
 // surveyWAL reports on all systems. With an error that isn't about everything it
 // also returns what it knows.
-func surveyWAL(ctx context.Context, b storage.Bucket, known []knownGap) (*walReport, error) {
+func (s *session) surveyWAL(ctx context.Context, b storage.Bucket, known []knownGap) (*walReport, error) {
 	logs, err := wal.Survey(ctx, b)
 	if err != nil {
 		return nil, err
@@ -204,10 +208,13 @@ func surveyWAL(ctx context.Context, b storage.Bucket, known []knownGap) (*walRep
 	}
 	for system, list := range bases {
 		for _, base := range list {
+			if base.Whole {
+				continue // and the next command that asks for WAL says that there is none
+			}
 			r.Problems = append(r.Problems, fmt.Sprintf("backup %s of system %s: there is no WAL of that system", base.Name, system))
 		}
 	}
-	if r.classic, err = surveyClassic(ctx, b, known); err != nil {
+	if r.classic, err = s.surveyClassic(ctx, b, known); err != nil {
 		return nil, err
 	}
 	for _, l := range r.classic {
@@ -221,7 +228,7 @@ func surveyWAL(ctx context.Context, b storage.Bucket, known []knownGap) (*walRep
 }
 
 func baseOf(l backup.Listed) (wal.Base, error) {
-	base := wal.Base{Name: l.Name, Timeline: l.Timeline, Stopped: l.Stopped}
+	base := wal.Base{Name: l.Name, Timeline: l.Timeline, Stopped: l.Stopped, Whole: l.Kind == backup.Offline}
 	var errs [3]error
 	base.System, errs[0] = postgres.ParseSystemID(l.System)
 	base.Start, errs[1] = postgres.ParseLSN(l.StartLSN)
