@@ -252,7 +252,10 @@ func (i *importer) file(ctx context.Context, f ImportFile, content io.Reader) er
 		case controlPath:
 			return nil // known already, as is the label
 		case mapFile, "PG_VERSION":
-			data, err := io.ReadAll(io.LimitReader(content, maxImportedFile))
+			if f.Size > maxImportedFile {
+				return fmt.Errorf("%w: %s has %d bytes: at most %d are allowed", chunkstore.ErrDamaged, f.Path, f.Size, maxImportedFile)
+			}
+			data, err := io.ReadAll(content)
 			if err != nil {
 				return err
 			}

@@ -87,7 +87,11 @@ func collect(ctx context.Context, s *session, c gc.Config, asJSON bool) error {
 		return err
 	}
 	s.prepareCollection(ctx, b, &c)
-	if c.Floors, err = s.classicFloors(ctx, b, time.Now(), stalledAfter(c.FenceAfter)); err != nil {
+	now, err := s.probeForDelete(ctx, &c)
+	if err != nil {
+		return err
+	}
+	if c.Floors, err = s.classicFloors(ctx, b, now, stalledAfter(c.FenceAfter)); err != nil {
 		return err
 	}
 	meter, stop := s.meter(ctx)
