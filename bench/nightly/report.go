@@ -247,12 +247,15 @@ func (r *Result) nights(s *strings.Builder, kind string, nights []int) {
 			return func(x Sample) bool { return x.Tool == p.Name && x.Op == op && slices.Contains(nights, x.Night) }
 		}
 		b := in(Backup)
+		if r.of(wall, b).N == 0 {
+			continue // it was not measured in these
+		}
 		asked := "–"
 		if n := r.of(requests, b); n.Max > 0 {
 			asked = fmt.Sprintf("%.0f", n.Median)
 		}
 		fmt.Fprintf(s, "| %s | %s | %s | %.1f | %s | %s | %.0f | %s | %s |\n", p.Name, r.of(wall, b).format(2), r.of(cpu, b).format(2), r.of(readMB, b).Median,
-			r.of(storedMB, b).format(2), asked, r.of(peakMB, b).Max, r.of(wall, in(Restore)).format(2), r.of(cpu, in(Restore)).format(2))
+			r.of(storedMB, b).format(3), asked, r.of(peakMB, b).Max, r.of(wall, in(Restore)).format(2), r.of(cpu, in(Restore)).format(2))
 	}
 }
 
