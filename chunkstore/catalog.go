@@ -27,6 +27,11 @@ type Intent struct {
 	Program string    `json:"program"`         // version of wal-e
 	Parents []Ref     `json:"parents"`         // backups whose packs it may reference, as far as W1 knows
 	Epoch   string    `json:"epoch,omitempty"` // whose keys seal the run; "" when it is plain. Begin fills it in
+
+	// CopyOf is the run of another prefix whose backup is copied, and Copies the
+	// packs it needs, so that collections spare those that are here already.
+	CopyOf *runid.ID  `json:"copy_of,omitempty"`
+	Copies *Footprint `json:"copies,omitempty"`
 }
 
 // MarshalText writes NAME/RUN.
@@ -71,6 +76,9 @@ type Outcome struct {
 	// SealedBy is the run whose key sealed it: another one's, when a deleted
 	// backup was taken back by somebody without keys.
 	SealedBy *runid.ID `json:"sealed_by,omitempty"`
+	// CopyOf is the run that took the backup, when this is a copy of another
+	// prefix's.
+	CopyOf *runid.ID `json:"copy_of,omitempty"`
 }
 
 const (

@@ -24,3 +24,6 @@ func ParseFooter(b []byte) (length, sum uint32, err error) { return parseFooter(
 
 // ID returns the chunk id of b under the store's key.
 func (s *Store) ID(b []byte) chunk.ID { return s.hasher.Clone().Sum(b) }
+
+// CheckPackBytes compares the checksums of a whole pack.
+func CheckPackBytes(b []byte) error { return checkPack(b) }

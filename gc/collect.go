@@ -64,7 +64,9 @@ type collector struct {
 	marks   []*chunkstore.StandingMark
 	orphans []string // graces without a mark
 	plan    *plan
-	wal     map[string]*walFiles // by system identifier
+
+	takesCopies bool                 // packs of other prefixes are copied to this one
+	wal         map[string]*walFiles // by system identifier
 }
 
 func (c *collector) run(ctx context.Context) error {
@@ -125,6 +127,10 @@ func (c *collector) look(ctx context.Context) error {
 		return err
 	}
 	c.marks, c.orphans = marks.Marks, marks.Orphans
+	// It was marked so before there was anything else, so it can't become so.
+	if c.takesCopies, err = chunkstore.TakesCopies(ctx, c.b); err != nil {
+		return err
+	}
 	if c.plan, err = c.makePlan(ctx); err != nil {
 		return err
 	}

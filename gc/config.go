@@ -81,6 +81,7 @@ type skipped struct {
 	ownPacks      bool // G1 spares packs of open runs
 	markFirst     bool // G2 comes before G3
 	grace         bool // G4 waits at all
+	keepCopied    bool // G7 keeps the marks of packs that were copied
 	abort         bool // G4 ends a stalled run by its outcome
 	freshList     bool // G5 lists the runs anew
 	rereadAll     bool // G5 reads backups that G1 didn't know

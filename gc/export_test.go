@@ -6,6 +6,7 @@ type Skipped struct {
 	OwnPacks      bool
 	MarkFirst     bool
 	Grace         bool
+	KeepCopied    bool
 	Abort         bool
 	FreshList     bool
 	RereadAll     bool
@@ -28,6 +29,7 @@ func (c *Config) Skip(s Skipped) {
 		ownPacks:      s.OwnPacks,
 		markFirst:     s.MarkFirst,
 		grace:         s.Grace,
+		keepCopied:    s.KeepCopied,
 		abort:         s.Abort,
 		freshList:     s.FreshList,
 		rereadAll:     s.RereadAll,

@@ -35,6 +35,11 @@ func (c *collector) makePlan(ctx context.Context) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	_, copied, err := c.copies(ctx, c.before)
+	if err != nil {
+		return nil, err
+	}
+	need.Union(&copied)
 	var condemned chunkstore.Footprint
 	for _, m := range c.marks {
 		condemned.Union(&m.Packs)
@@ -114,12 +119,7 @@ func (c *collector) offered(ctx context.Context) (map[runid.ID]bool, error) {
 	if c.cfg.Everything {
 		return offered, nil
 	}
-	newest := make(map[string]chunkstore.Ref)
-	for _, r := range c.before.of(valid) {
-		if n, ok := newest[r.outcome.system]; !ok || chunkstore.CompareRefs(n, r.Ref) < 0 {
-			newest[r.outcome.system] = r.Ref
-		}
-	}
+	newest := newestBackups(c.before)
 	stored := make(map[runid.ID]bool)
 	for p := range c.packs.Sizes {
 		stored[p.Run] = true

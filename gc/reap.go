@@ -33,8 +33,15 @@ func (c *collector) reap(ctx context.Context, after *view, left map[index.PackID
 // doesn't know it could else commit once its outcome is gone. The tombstone
 // goes last: without it what is left would be a backup.
 func (c *collector) reapRuns(ctx context.Context, after *view, holds map[runid.ID]bool) error {
+	unfinished, _, err := c.copies(ctx, after)
+	if err != nil {
+		return err
+	}
 	var dead []*run
 	for _, r := range after.runs {
+		if unfinished[r.Ref.Run] {
+			continue // its intent says what the next copy needs
+		}
 		if r.state == open || r.state == valid || c.young(r) || c.unheeded(r) || holds[r.Ref.Run] && !c.cfg.skip.packsGone {
 			continue
 		}
@@ -187,8 +194,12 @@ func (c *collector) ripe(m *chunkstore.StandingMark) bool {
 }
 
 // useless tells whether all that m names is gone, and its WAL horizon is in
-// another mark.
+// another mark. Where packs are copied to, their names could come again, so what
+// a mark says of them stays.
 func (c *collector) useless(m *chunkstore.StandingMark, there, holds map[runid.ID]bool, empty bool) bool {
+	if c.takesCopies && len(m.Packs.Runs()) > 0 && !c.cfg.skip.keepCopied {
+		return false
+	}
 	for _, id := range m.Packs.Runs() {
 		if (there[id] || holds[id]) && !c.cfg.skip.packsGone {
 			return false
