@@ -135,7 +135,16 @@ func (v *verifier) epochs() []string {
 
 func (v *verifier) verifyEpoch(ctx context.Context, plain *chunkstore.Store, epoch string) error {
 	var err error
-	if v.store, err = openEpoch(ctx, plain, v.cfg.Keys, epoch, v.cfg.ReadData); err != nil {
+	if v.store, err = openEpoch(ctx, plain, v.cfg.Keys, epoch, v.cfg.ReadData); err != nil && v.cfg.ReadData {
+		// A host's keys open all but the data, whose checksums need no key.
+		store, herr := openEpoch(ctx, plain, v.cfg.Keys, epoch, false)
+		if herr != nil {
+			return err
+		}
+		v.cfg.Log.WarnContext(ctx, "no private key: data is checked by its checksums, and not opened", "epoch", epoch, "detail", err.Error())
+		v.store, err = store, nil
+	}
+	if err != nil {
 		return err
 	}
 	v.needed = chunkstore.Footprint{}

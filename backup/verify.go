@@ -26,6 +26,12 @@ type VerifyConfig struct {
 	// ReadData reads every pack that the backups need, each once however many
 	// of them share it, and hashes every chunk in it.
 	ReadData bool
+	// Share bounds what ReadData reads: the packs that were read longest ago, as a
+	// ledger in the archive says, to which it adds what it found whole. WAL is
+	// looked for, and not read.
+	Share Share
+	Host  string           // for people who read the ledger
+	Now   func() time.Time // nil means time.Now
 
 	// MissingWAL returns those of names that the archive lacks, in order. Nil
 	// leaves WAL alone.
@@ -50,6 +56,9 @@ func (c *VerifyConfig) setDefaults() {
 	if c.Workers <= 0 {
 		c.Workers = 4
 	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -64,6 +73,11 @@ type VerifyReport struct {
 	// ReadPacks and ReadBytes are what ReadData read and found right or wrong.
 	ReadPacks int   `json:"read_packs"`
 	ReadBytes int64 `json:"read_bytes"`
+	// Sealed is how many of them are encrypted and were read without a private
+	// key: their checksums were compared, their data was not opened.
+	Sealed int `json:"sealed_packs"`
+	// Share is where reading by shares stands; nil without one.
+	Share *ShareReport `json:"share,omitempty"`
 	// WAL is how many segments were looked for, each once; ReadWAL how many
 	// were read.
 	WAL     int `json:"wal_segments"`
@@ -141,7 +155,9 @@ func Verify(ctx context.Context, cfg VerifyConfig) (report *VerifyReport, err er
 		return nil, err
 	}
 	v := &verifier{cfg: cfg, query: q, report: &VerifyReport{}, problems: newProblems(), warnings: newProblems()}
-	if err = v.run(ctx); err == nil {
+	err = v.run(ctx)
+	err = errors.Join(err, v.storeLedger(ctx))
+	if err == nil {
 		err = v.forgetDeleted(ctx)
 	}
 	v.report.Problems, v.report.Warnings = v.problems.list(), v.warnings.list()
@@ -167,6 +183,10 @@ type verifier struct {
 	sizes   map[index.PackID]int64
 	bad     badPacks
 
+	ledger ledger                // what was read when; with a share only
+	chosen *chunkstore.Footprint // what of it is read now; nil: all
+	whole  map[index.PackID]bool // what was read and found whole; under bad.mu
+
 	problems, warnings *problems
 }
 
@@ -187,6 +207,12 @@ func (v *verifier) run(ctx context.Context) error {
 	}
 	if err := v.listPacks(ctx, unknown); err != nil {
 		return err
+	}
+	if v.cfg.ReadData && v.cfg.Share != (Share{}) {
+		if err := v.readLedger(ctx); err != nil {
+			return err
+		}
+		v.choose()
 	}
 	if err := v.verifyEpochs(ctx); err != nil {
 		return err

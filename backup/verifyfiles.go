@@ -249,7 +249,7 @@ func (v *verifier) verifyWAL(ctx context.Context) error {
 type walName struct{ system, name string }
 
 func (v *verifier) readWAL(ctx context.Context, system string, names, missing []string, users map[walName][]string) error {
-	if v.cfg.ReadWAL == nil || !v.cfg.ReadData {
+	if v.cfg.ReadWAL == nil || !v.cfg.ReadData || v.chosen != nil {
 		return nil
 	}
 	g, ctx := errgroup.WithContext(ctx)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -134,10 +135,15 @@ func (v *verifier) loadIndex(ctx context.Context) error {
 func (v *verifier) readData(ctx context.Context) error {
 	var total int64
 	for p := range v.needed.All() {
-		total += v.sizes[p]
+		if v.reads(p) {
+			total += v.sizes[p]
+		}
 	}
 	v.cfg.Progress.Begin("read packs", progress.Bytes, total, nil)
 	for _, run := range v.needed.Runs() {
+		if v.chosen != nil && !slices.Contains(v.chosen.Runs(), run) {
+			continue
+		}
 		if err := v.readRun(ctx, run); err != nil {
 			return err
 		}
@@ -170,7 +176,7 @@ func (v *verifier) readRun(ctx context.Context, run runid.ID) error {
 	g.SetLimit(v.cfg.Workers)
 	for p := range v.needed.All() {
 		size, stored := v.sizes[p]
-		if p.Run != run || !stored {
+		if p.Run != run || !stored || !v.reads(p) {
 			continue
 		}
 		g.Go(func() error {
@@ -182,6 +188,9 @@ func (v *verifier) readRun(ctx context.Context, run runid.ID) error {
 			defer mu.Unlock()
 			v.report.ReadPacks++
 			v.report.ReadBytes += size
+			if !v.store.CanRead() {
+				v.report.Sealed++
+			}
 			return nil
 		})
 	}
@@ -192,7 +201,9 @@ func packSum(p index.Pack) [sha256.Size]byte { return sha256.Sum256(index.Append
 
 // readPack reads one pack and compares its directory with the index.
 func (v *verifier) readPack(ctx context.Context, p index.PackID, size int64, indexed []indexedPack) error {
+	whole := true
 	dir, err := v.store.CheckPack(ctx, p, size, func(r index.Record, err error) {
+		whole = false
 		v.bad.addRecord(p, r.Offset)
 		v.problemOfPack(p, fmt.Errorf("record at %d: %w", r.Offset, err))
 	})
@@ -206,11 +217,20 @@ func (v *verifier) readPack(ctx context.Context, p index.PackID, size int64, ind
 	sum := packSum(*dir)
 	for _, i := range indexed {
 		if i.sum != sum {
+			whole = false
 			v.bad.addPack(p)
 			for _, ref := range v.needing(p) {
 				v.problems.add(i.object, fmt.Errorf("%w: it says other things of pack %s than the pack does", chunkstore.ErrDamaged, chunkstore.PackKey(p)), ref, "")
 			}
 		}
+	}
+	if whole && v.chosen != nil {
+		v.bad.mu.Lock()
+		defer v.bad.mu.Unlock()
+		if v.whole == nil {
+			v.whole = make(map[index.PackID]bool)
+		}
+		v.whole[p] = true
 	}
 	return nil
 }

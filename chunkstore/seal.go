@@ -252,6 +252,9 @@ func (s *Store) checkOpener(p index.PackID, header []byte) (*opener, error) {
 	if err != nil || s.sealer == nil {
 		return nil, err
 	}
+	if !s.CanRead() {
+		return &opener{kinds: [2]*seal.Box{kindNode: s.sealer.keys.Nodes(p.Run[:], p.Seq)}}, nil
+	}
 	key, err := s.openRun(p.Run, enc)
 	if err != nil {
 		return nil, err

@@ -102,7 +102,10 @@ func TestEncryptedArchive(t *testing.T) {
 		t.Errorf("key show printed %q", r.stdout)
 	}
 	host.must(t, c, "verify", "--all")
-	host.fails(t, c, 1, []string{"private key"}, "verify", "--all", "--read-data")
+	// A host's keys prove lists and tables; of data there are checksums.
+	if r := host.must(t, c, "verify", "--all", "--read-data"); !strings.Contains(r.stdout, "data not opened") {
+		t.Errorf("verify --read-data without a private key doesn't say so: %s", r.stdout)
+	}
 	owner.must(t, nil, "verify", "--all", "--read-data", "--wal")
 	owner.must(t, nil, "key", "show", "--try")
 	host.must(t, c, "wal-show")
