@@ -31,10 +31,10 @@ func TestMain(m *testing.M) {
 // BenchmarkNightly backs a cluster up with each program that it finds, night after
 // night, and restores it. It writes tables, plots and all samples into a folder.
 //
-// SCALE is pgbench's (about 25 MB each), RUNS how often each command runs, DAYS how
-// many nights there are, STORAGE files or s3, RESULTS the folder to write into,
-// WALE_BENCH_DIR where to work, instead of the folder for temporary files. With
-// RENDER=1 tables and plots are made anew from the samples in RESULTS.
+// SCALE is pgbench's (about 20 MB each), RUNS how often each command runs, DAYS how
+// many nights there are, STORAGE files or s3, TOOLS the programs that take part, with
+// commas between (else all), RESULTS the folder to write into, WALE_BENCH_DIR where
+// to work, instead of the folder for temporary files. With RENDER=1 tables and plots are made anew from the samples in RESULTS.
 func BenchmarkNightly(b *testing.B) {
 	if os.Getenv("RENDER") != "" {
 		r, err := nightly.Read(resultsDir())
@@ -135,7 +135,11 @@ func newBench(b *testing.B) *bench {
 	default:
 		b.Fatalf("STORAGE: %q is neither files nor s3", storage)
 	}
+	wanted := os.Getenv("TOOLS")
 	for _, t := range tools(b, n.dir) {
+		if wanted != "" && !slices.Contains(strings.Split(wanted, ","), t.Name) {
+			continue
+		}
 		if n.store != nil {
 			if t.s3 == nil {
 				continue
@@ -400,10 +404,12 @@ func (n *bench) measure(b *testing.B, t tool, night, run int) {
 	}
 	before := n.stored(b, vars)
 	out, cost, asked := n.run(b, t, env, t.Backup)
+	retired := 0
 	if t.Name == nightly.Ours {
 		var report struct {
 			Name     string `json:"name"`
 			Requests int64  `json:"requests"`
+			Retired  int    `json:"packs_retired"`
 		}
 		if err := json.Unmarshal(out, &report); err != nil || report.Name == "" {
 			b.Fatalf("backup-push printed %q (%v)", out, err)
@@ -411,12 +417,13 @@ func (n *bench) measure(b *testing.B, t tool, night, run int) {
 		if n.store == nil {
 			asked = report.Requests
 		}
+		retired = report.Retired
 		if night == 1 {
 			n.firstNames[fmt.Sprint(t.Name, run)] = report.Name
 		}
 	}
 	n.result.Samples = append(n.result.Samples, nightly.Sample{Night: night, Tool: t.Name, Op: nightly.Backup, Run: run,
-		Stored: n.stored(b, vars) - before, Requests: asked, Cost: cost})
+		Stored: n.stored(b, vars) - before, Requests: asked, Retired: retired, Cost: cost})
 	if n.restores(night, run) {
 		n.restore(b, t, night, run, nightly.Restore, t.Restore, n.sums)
 	}

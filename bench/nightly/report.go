@@ -24,8 +24,9 @@ type Sample struct {
 	Tool     string `json:"tool"`
 	Op       string `json:"op"`
 	Run      int    `json:"run"`
-	Stored   int64  `json:"stored_bytes"` // that the backup added
-	Requests int64  `json:"requests"`     // to the storage; 0 where that isn't known
+	Stored   int64  `json:"stored_bytes"`            // that the backup added
+	Requests int64  `json:"requests"`                // to the storage; 0 where that isn't known
+	Retired  int    `json:"packs_retired,omitempty"` // by wal-e: what was needed of them was stored anew
 	Cost
 }
 
