@@ -158,7 +158,7 @@ func (p *pusher) exportFiles(ctx context.Context, cfg ExportConfig) (err error) 
 func (p *pusher) goExport(ctx context.Context, g *errgroup.Group, at time.Time, members []ExportFile) {
 	number := p.next
 	p.next++
-	cores := max(1, runtime.GOMAXPROCS(0)/p.cfg.Workers)
+	cores := runtime.GOMAXPROCS(0)
 	g.Go(func() error {
 		return p.store(ctx, number, func(w *partitionWriter) error {
 			for _, f := range members {

@@ -440,7 +440,8 @@ func (p *pusher) pushFiles(ctx context.Context) (err error) {
 func (p *pusher) goPush(ctx context.Context, g *errgroup.Group, members []found) {
 	number := p.next
 	p.next++
-	cores := max(1, runtime.GOMAXPROCS(0)/p.cfg.Workers)
+	// A small cluster is one partition, and of several all work at once.
+	cores := runtime.GOMAXPROCS(0)
 	g.Go(func() error {
 		return p.store(ctx, number, func(w *partitionWriter) error {
 			for _, f := range members {

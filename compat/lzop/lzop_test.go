@@ -308,7 +308,7 @@ func TestReaderError(t *testing.T) {
 	}
 	var w failing
 	z := lzop.NewWriter(&w, lzop.Header{}, 1)
-	if _, err := z.Write(make([]byte, block)); !errors.Is(err, io.ErrShortWrite) {
+	if _, err := z.Write(make([]byte, 2*block)); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("Write = %v", err)
 	}
 	if err := z.Close(); !errors.Is(err, io.ErrShortWrite) {

@@ -7,39 +7,42 @@ import (
 	"io"
 
 	lzo "github.com/rasky/go-lzo"
-	"golang.org/x/sync/errgroup"
 )
 
 // A Writer writes an lzop file of what it is given. Close ends the file; it
-// closes nothing else. A Writer holds a block of plain bytes and one of compressed
-// ones for each worker.
+// closes nothing else. For each worker, and one more, a Writer holds a block of plain
+// bytes and one of compressed ones.
 type Writer struct {
-	w       io.Writer
-	header  Header
-	began   bool
-	packers []*packer
-	filled  int // packers with a whole block
-	err     error
+	w      io.Writer
+	header Header
+	began  bool
+	// ring is the blocks in their order: those from next on that are being compressed,
+	// or are, and after these the one that is filled.
+	ring          []*packer
+	next, filling int // numbers of blocks, which go on beyond the ring
+	err           error
 }
 
 var errClosed = errors.New("lzop: write after close")
 
-// NewWriter returns a writer to w that works on as many blocks at once; workers
-// below 1 mean 1. The name in the header is not written: lzop writes none for a
-// stream.
+// NewWriter returns a writer to w that compresses as many blocks at once while it is
+// given the next; workers below 1 mean 1. The name in the header is not written: lzop
+// writes none for a stream.
 func NewWriter(w io.Writer, h Header, workers int) *Writer {
-	z := &Writer{w: w, header: h, packers: make([]*packer, max(1, workers))}
-	for i := range z.packers {
-		z.packers[i] = &packer{}
+	z := &Writer{w: w, header: h, ring: make([]*packer, max(1, workers)+1)}
+	for i := range z.ring {
+		z.ring[i] = &packer{done: make(chan struct{}, 1)}
 	}
 	return z
 }
+
+func (z *Writer) block(number int) *packer { return z.ring[number%len(z.ring)] }
 
 // Write implements io.Writer.
 func (z *Writer) Write(p []byte) (int, error) {
 	written := 0
 	for len(p) > 0 && z.err == nil {
-		b := z.packers[z.filled]
+		b := z.block(z.filling)
 		if b.plain == nil {
 			b.plain = make([]byte, 0, blockSize)
 		}
@@ -48,9 +51,9 @@ func (z *Writer) Write(p []byte) (int, error) {
 		p = p[n:]
 		written += n
 		if len(b.plain) == blockSize {
-			if z.filled++; z.filled == len(z.packers) {
-				z.err = z.flush(z.packers)
-				z.filled = 0
+			z.start()
+			if z.filling-z.next == len(z.ring) {
+				z.err = z.flush()
 			}
 		}
 	}
@@ -62,45 +65,58 @@ func (z *Writer) Close() error {
 	if z.err != nil {
 		return z.err
 	}
-	rest := z.packers[:z.filled]
-	if z.filled < len(z.packers) && len(z.packers[z.filled].plain) > 0 {
-		rest = z.packers[:z.filled+1]
+	if len(z.block(z.filling).plain) > 0 {
+		z.start()
 	}
-	if z.err = z.flush(rest); z.err != nil {
+	if z.err = z.begin(); z.err != nil {
 		return z.err
+	}
+	for z.next < z.filling {
+		if z.err = z.flush(); z.err != nil {
+			return z.err
+		}
 	}
 	_, err := z.w.Write(make([]byte, 4))
 	z.err = errClosed
 	return err
 }
 
-// flush compresses blocks side by side and writes them in order.
-func (z *Writer) flush(blocks []*packer) error {
-	if !z.began {
-		z.began = true
-		if _, err := z.w.Write(z.header.marshal()); err != nil {
-			return err
-		}
+// start has the block that was filled compressed.
+func (z *Writer) start() {
+	b := z.block(z.filling)
+	z.filling++
+	go func() {
+		b.pack()
+		b.done <- struct{}{}
+	}()
+}
+
+// flush waits for the oldest block and writes it.
+func (z *Writer) flush() error {
+	b := z.block(z.next)
+	z.next++
+	<-b.done
+	if err := z.begin(); err != nil {
+		return err
 	}
-	var g errgroup.Group
-	for _, b := range blocks {
-		if len(blocks) == 1 {
-			b.pack()
-			continue
-		}
-		g.Go(func() error { b.pack(); return nil })
+	if _, err := z.w.Write(b.head[:]); err != nil {
+		return err
 	}
-	_ = g.Wait() // none fails
-	for _, b := range blocks {
-		if _, err := z.w.Write(b.head[:]); err != nil {
-			return err
-		}
-		if _, err := z.w.Write(b.packed); err != nil {
-			return err
-		}
-		b.plain = b.plain[:0]
+	if _, err := z.w.Write(b.packed); err != nil {
+		return err
 	}
+	b.plain = b.plain[:0]
 	return nil
+}
+
+// begin writes the header, once.
+func (z *Writer) begin() error {
+	if z.began {
+		return nil
+	}
+	z.began = true
+	_, err := z.w.Write(z.header.marshal())
+	return err
 }
 
 // A packer compresses one block at a time.
@@ -108,6 +124,7 @@ type packer struct {
 	plain  []byte
 	packed []byte
 	head   [12]byte
+	done   chan struct{} // has one when the block is packed
 }
 
 func (b *packer) pack() {
