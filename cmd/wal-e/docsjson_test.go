@@ -23,6 +23,7 @@ func TestJSONDocs(t *testing.T) {
 	printed := map[string][]any{
 		"backup-push":  {pushed{}, compat.PushReport{}},
 		"export":       {exportReport{}},
+		"copy":         {copyReport{}, copiedNote{}},
 		"backup-fetch": {backup.FetchReport{}, compat.FetchReport{}},
 		"backup-list":  {backup.Listed{}, classicListed{}},
 		// What marshals itself is named by a value.
@@ -41,7 +42,7 @@ func TestJSONDocs(t *testing.T) {
 	}
 	// Words of the text that look like fields and are values.
 	values := []string{
-		"gc", "wal-show", "ls", "file", "directory", "symlink", "added", "removed", "changed", "attributes", "pg_amcheck", "amcheck", "nothing", "--query", "drills_006/", "drill", "live", "standby", "offline", "classic", "ok", "warning", "failure", "unknown", "latest", "delete", "3/DE000028",
+		"copied", "present", "passed over", "gc", "wal-show", "ls", "file", "directory", "symlink", "added", "removed", "changed", "attributes", "pg_amcheck", "amcheck", "nothing", "--query", "drills_006/", "drill", "live", "standby", "offline", "classic", "ok", "warning", "failure", "unknown", "latest", "delete", "3/DE000028",
 		"--read-data", "--wal", "backup-push", "--known-gap", "--retain",
 	}
 	for _, r := range []gc.Rule{

@@ -102,6 +102,7 @@ func subcommands(a *app) []*cobra.Command {
 		newUpgradeLayoutCommand(a),
 		newImportCommand(a),
 		newExportCommand(a),
+		newCopyCommand(a),
 		newWALPushCommand(a),
 		newWALFetchCommand(a),
 		newWALPrefetchCommand(a),
