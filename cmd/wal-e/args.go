@@ -180,7 +180,7 @@ func (p *argParser) short(arg string) error {
 
 // option adds one whose value is attached, or the next argument.
 func (p *argParser) option(f *pflag.Flag, given, value string, attached bool) error {
-	if f.NoOptDefVal != "" { // it needs none
+	if f.NoOptDefVal != "" && (!attached || f.Value.Type() == "bool") { // it needs none
 		if attached {
 			return p.fail("option %s takes no value", given)
 		}

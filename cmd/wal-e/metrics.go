@@ -97,6 +97,14 @@ func metricsOf(r *statusReport, err error, begun time.Time) *metrics {
 		m.add("wal_e_drill_restore_seconds", "How long it took to restore the files.", d.FetchSeconds)
 		m.add("wal_e_drill_recover_seconds", "How long it took to recover.", d.RecoverSeconds)
 	}
+	if v := r.Verified; v != nil {
+		m.time("wal_e_verify_timestamp_seconds", "When the last verify --read-data=SHARE ended that found a pack whole.", v.Last)
+		m.add("wal_e_verify_packs", "Packs that base backups need.", float64(v.Packs))
+		m.add("wal_e_verify_never_read_packs", "Those of them that none has found whole yet.", float64(v.NeverRead))
+		if v.Oldest != nil {
+			m.time("wal_e_verify_oldest_timestamp_seconds", "When that one of the others was read that waited longest.", *v.Oldest)
+		}
+	}
 	if e := r.Expiry; e != nil {
 		m.add("wal_e_backups_overdue", "Base backups that the policy of --retain lets go now.", float64(e.Overdue))
 		if e.At != nil {

@@ -27,9 +27,10 @@ import (
 const statusLong = `Show how an archive is: for each cluster the last backup and how old it is, the
 newest WAL, from when until when it can be restored, what is missing; what is
 stored, how fast that grows, and how much less it is than the backups together;
-pushes under way, and the last drill. With a data directory it also counts the WAL
-files that wait there to be archived, and with --retain, which takes what is given
-to delete retain, it tells which backup expires next.
+pushes under way, the last drill, and how much of the data verify has read. With a
+data directory it also counts the WAL files that wait there to be archived, and
+with --retain, which takes what is given to delete retain, it tells which backup
+expires next.
 
 What is wrong is said with what to do, and the exit status is then 1.
 
@@ -106,11 +107,14 @@ type statusReport struct {
 	Logical int64 `json:"logical_bytes"`
 	// Growth is what was stored in the last seven days and still is, per day; of an
 	// archive that is younger, since it began.
-	Growth  int64         `json:"growth_bytes_per_day"`
-	Expiry  *statusExpiry `json:"expiry,omitempty"` // with --retain
-	Open    []statusPush  `json:"open_pushes"`
-	Drill   any           `json:"last_drill"`            // as drill prints it; null: there was none
-	Waiting *int          `json:"wal_waiting,omitempty"` // files that wait in the data directory
+	Growth int64         `json:"growth_bytes_per_day"`
+	Expiry *statusExpiry `json:"expiry,omitempty"` // with --retain
+	Open   []statusPush  `json:"open_pushes"`
+	Drill  any           `json:"last_drill"` // as drill prints it; null: there was none
+	// Verified is what verify --read-data=SHARE has read; null: nothing.
+	Verified *backup.Verified `json:"last_verify"`
+
+	Waiting *int `json:"wal_waiting,omitempty"` // files that wait in the data directory
 	// Oldest is since when the oldest of these has been waiting.
 	Oldest *time.Time `json:"wal_waiting_since,omitempty"`
 
@@ -141,7 +145,8 @@ type statusCluster struct {
 	// the newest WAL.
 	Missing uint64 `json:"missing_segments"`
 
-	last backup.Listed
+	last   backup.Listed
+	needed map[string]bool // gaps that a backup needs, by their first segment
 }
 
 type statusWindow struct {
@@ -193,6 +198,7 @@ func findStatus(ctx context.Context, s *session, f statusFlags, policy *gc.Polic
 		func() error { return r.expiry(ctx, b, f.retain, policy) },
 		func() error { return r.pushes(ctx, b, now) },
 		func() error { return r.drill(ctx, b) },
+		func() error { return r.verified(ctx, b) },
 		func() error { return r.backlog(f) },
 	} {
 		if err := step(); err != nil {
@@ -278,11 +284,13 @@ func (r *statusReport) clusters(ctx context.Context, s *session, b storage.Bucke
 }
 
 func (c *statusCluster) addWAL(w *walSystem) {
+	c.needed = make(map[string]bool)
 	for _, t := range w.Timelines {
 		if c.Newest == nil || t.Newest.After(*c.Newest) {
 			c.Newest, c.Segment = &t.Newest, t.Last
 		}
 		for _, g := range t.Gaps {
+			c.needed[g.First] = g.Needed
 			if g.Needed && !g.Known {
 				c.Missing += g.Segments
 			}
@@ -463,6 +471,12 @@ func (r *statusReport) drill(ctx context.Context, b storage.Bucket) error {
 	return nil
 }
 
+// verified reads how far reading by shares has come.
+func (r *statusReport) verified(ctx context.Context, b storage.Bucket) (err error) {
+	r.Verified, err = backup.ReadVerified(ctx, b)
+	return err
+}
+
 // backlog counts the WAL files that wait in a data directory.
 func (r *statusReport) backlog(f statusFlags) error {
 	if f.directory == "" {
@@ -548,6 +562,14 @@ func (r *statusReport) print(w io.Writer, now time.Time) error {
 		fmt.Fprintf(&b, "last drill        ok, %s: restored in %.0f s, recovered in %.0f s\n", ago(d.Begun), d.FetchSeconds, d.RecoverSeconds)
 	default:
 		fmt.Fprintf(&b, "last drill        FAILED, %s\n", ago(d.Begun))
+	}
+	switch v := r.Verified; {
+	case v == nil:
+		b.WriteString("last verify       none by shares: `wal-e verify --all --read-data=5%` reads so much of the packs each night\n")
+	case v.NeverRead > 0 || v.Oldest == nil:
+		fmt.Fprintf(&b, "last verify       %s; of %s it has not come to %d yet\n", ago(v.Last), counted(v.Packs, "pack"), v.NeverRead)
+	default:
+		fmt.Fprintf(&b, "last verify       %s; each of %s was read since %s\n", ago(v.Last), counted(v.Packs, "pack"), ago(*v.Oldest))
 	}
 	if r.Waiting != nil {
 		fmt.Fprintf(&b, "waiting           %s to be archived", counted(*r.Waiting, "WAL file"))

@@ -25,7 +25,7 @@ func TestStatus(t *testing.T) {
 	c.WaitArchived(t, last)
 	a.fails(t, c, 0, []string{
 		"last backup     " + p.Name + ", ", "backups         2; the last stored ", "newest WAL      " + last, "restores        any moment from ",
-		" times the packs\n", "last drill        none", "0 WAL files to be archived", "no problems\n",
+		" times the packs\n", "last drill        none", "last verify       none by shares", "0 WAL files to be archived", "no problems\n",
 	}, "--terse", "status", c.Dir)
 
 	a.fails(t, c, 0, []string{"growth            ", "retain 2          " + first.Name + " expires with the next backup\n"}, "--terse", "status", "--retain", "2")
@@ -54,6 +54,8 @@ func TestStatus(t *testing.T) {
 	for _, name := range []string{"A", "B"} {
 		writeText(filepath.Join(a.prefix, "data", "pg_wal", "archive_status", "00000001000000000000000"+name+".ready"), "")
 	}
+	a.must(t, nil, "verify", "LATEST", "--read-data=100%")
+	a.fails(t, nil, 1, []string{"pack was read since"}, "status")
 	prom := filepath.Join(pgtest.TempDir(t), "wal-e.prom")
 	r := a.run(t, c, "--terse", "status", "--metrics-file", prom, "--json", "--max-backup-age", "1ms", "--max-backlog", "1", filepath.Join(a.prefix, "data"))
 	var report struct {
