@@ -175,7 +175,7 @@ func TestResult(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"| wal-e | 20.00 (10.00–30.00) | 1.00 (1.00–1.00) |", "`a \\| b`", "| floor | 100.0 | 102.0 | 102.0 |", "| other <&> | 6.0 | 12.0 | 12.0 |",
+		"| wal-e | 20.00 (10.00–30.00) | 1.00 (1.00–1.00) |", "`a \\| b`", "| floor | 100.0 | 102.0 |\n", "| other <&> | 6.0 | 12.0 |\n",
 		"| stored MB, random updates, by the floor | 1.1 | 1.50 |", "| stored MB, random updates, by those that restore alone | 0.4 | 0.50 | other <&>: 3.00 to 6.00 |",
 		"| wall s, random updates | 1.0 | 0.95 | other <&>: 20.00 to 21.00 |", "| wall s, restore of night 2, by a plain copy | 1.3 | 0.91 | cp: 20.00 to 22.00 |", "wal-e in any line: 50 MB",
 	} {

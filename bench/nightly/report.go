@@ -278,9 +278,21 @@ func (r *Result) floors(nights int) (mb float64) {
 
 func (r *Result) kept(s *strings.Builder) {
 	last := len(r.Nights)
-	fmt.Fprintf(s, "\n## All nights kept\n\n| MB stored after | first night | %d nights | %d nights |\n|---|--:|--:|--:|\n", min(10, last), last)
+	columns := []int{1, 10, last}
+	if last <= 10 {
+		columns = []int{1, last}
+	}
+	s.WriteString("\n## All nights kept\n\n| MB stored after |")
+	for _, n := range columns {
+		fmt.Fprintf(s, " night %d |", n)
+	}
+	s.WriteString("\n|---|" + strings.Repeat("--:|", len(columns)) + "\n")
 	row := func(name string, of func(int) float64) {
-		fmt.Fprintf(s, "| %s | %.1f | %.1f | %.1f |\n", name, of(1), of(10), of(last))
+		fmt.Fprintf(s, "| %s |", name)
+		for _, n := range columns {
+			fmt.Fprintf(s, " %.1f |", of(n))
+		}
+		s.WriteString("\n")
 	}
 	row("floor", r.floors)
 	for _, p := range r.Programs {
