@@ -184,5 +184,5 @@ func (v *verifier) verifyEpoch(ctx context.Context, plain *chunkstore.Store, epo
 			return err
 		}
 	}
-	return nil
+	return v.repair(ctx)
 }

@@ -30,8 +30,17 @@ type VerifyConfig struct {
 	// ledger in the archive says, to which it adds what it found whole. WAL is
 	// looked for, and not read.
 	Share Share
-	Host  string           // for people who read the ledger
-	Now   func() time.Time // nil means time.Now
+	Host  string // for people who read the ledger and marks
+
+	// Repair mends what can be: see the package's repair.go. Found problems stay in
+	// the report, with what was done about each; another verification says how the
+	// archive is then.
+	Repair bool
+	// CopyFrom is a copy of the archive from which lost and damaged packs come
+	// back; nil: none.
+	CopyFrom storage.Bucket
+
+	Now func() time.Time // nil means time.Now
 
 	// MissingWAL returns those of names that the archive lacks, in order. Nil
 	// leaves WAL alone.
@@ -86,6 +95,9 @@ type VerifyReport struct {
 	// Problems cost data or may. Warnings cost time or bytes only.
 	Problems []Problem `json:"problems"`
 	Warnings []Problem `json:"warnings"`
+
+	// Repairs are what was done about them; nil when nothing was asked for.
+	Repairs []Repair `json:"repairs,omitempty"`
 
 	// Open are pushes under way, or killed. Orphans are packs that no valid
 	// backup needs; nil when that can't be known, or wasn't asked because the
@@ -159,6 +171,9 @@ func Verify(ctx context.Context, cfg VerifyConfig) (report *VerifyReport, err er
 	err = errors.Join(err, v.storeLedger(ctx))
 	if err == nil {
 		err = v.forgetDeleted(ctx)
+	}
+	if err == nil {
+		v.repairOthers()
 	}
 	v.report.Problems, v.report.Warnings = v.problems.list(), v.warnings.list()
 	v.settle()
