@@ -94,6 +94,7 @@ func subcommands(a *app) []*cobra.Command {
 		newCatCommand(a),
 		newDiffCommand(a),
 		newStatusCommand(a),
+		newReportCommand(a),
 		newVerifyCommand(a),
 		newDrillCommand(a),
 		newCheckCommand(a),

@@ -234,7 +234,7 @@ func testSecrets(t *testing.T, w *watch, s secretStore) {
 		{"version"}, {"check", c.Dir}, {"check", "--policy", "collector"}, {"wal-push", "pg_wal/" + segment},
 		{"wal-fetch", segment, target(t)}, {"backup-push", c.Dir}, {"backup-list", "--detail"}, {"backup-fetch", target(t), "LATEST"}, {"verify", "--all"}, {"wal-prefetch", c.Dir, segment}, {"wal-show"}, {"wal-verify"}, {"ls", "LATEST"}, {"cat", "LATEST", "PG_VERSION"},
 		{"diff", first.Name, second.Name}, {"backup-mark", "--keep", second.Name}, {"backup-mark", "--release", second.Name},
-		{"adopt-system", "7421838103526743210"}, {"upgrade-layout"}, {"import", "--all"}, {"key", "list"}, {"drill", "--help"}, {"export", "--to", target(t), "LATEST"}, {"copy", "--to", "file://localhost" + target(t)}, {"explain"}, {"status", c.Dir},
+		{"adopt-system", "7421838103526743210"}, {"upgrade-layout"}, {"import", "--all"}, {"key", "list"}, {"drill", "--help"}, {"export", "--to", target(t), "LATEST"}, {"copy", "--to", "file://localhost" + target(t)}, {"explain"}, {"status", c.Dir}, {"report", "-o", target(t) + ".html"},
 		{"delete", "retain", "1"}, {"delete", "--exclusive", "--confirm", "retain", "1"}, {"undelete", first.Name}, {"gc", "--exclusive"},
 	}
 	// No command is forgotten.
