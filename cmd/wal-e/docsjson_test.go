@@ -43,7 +43,7 @@ func TestJSONDocs(t *testing.T) {
 	// Words of the text that look like fields and are values.
 	values := []string{
 		"copied", "present", "passed over", "gc", "wal-show", "ls", "file", "directory", "symlink", "added", "removed", "changed", "attributes", "pg_amcheck", "amcheck", "nothing", "--query", "drills_006/", "drill", "live", "standby", "offline", "classic", "ok", "warning", "failure", "unknown", "latest", "delete", "3/DE000028",
-		"--read-data", "--wal", "backup-push", "--known-gap", "--retain",
+		"--read-data", "--wal", "backup-push", "--known-gap", "--retain", "--repair", "restored", "rebuilt", "avoided", "none",
 	}
 	for _, r := range []gc.Rule{
 		gc.RuleBefore, gc.RuleRetain, gc.RulePeriod, gc.RuleDaily, gc.RuleWeekly, gc.RuleMonthly, gc.RulePITR, gc.RuleFloor, gc.RuleMark,

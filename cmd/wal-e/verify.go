@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -21,7 +22,8 @@ import (
 
 // verifyFlags are the options of verify.
 type verifyFlags struct {
-	all, readData, wal, json bool
+	all, readData, wal, json, repair bool
+	from                             string
 
 	share backup.Share // that readData reads; zero means all
 }
@@ -36,7 +38,13 @@ first of the files that it costs; the exit status is then 1.
 --read-data=5% or --read-data=10GB reads that share of the packs, those first
 that were read longest ago: run each night, it reads everything in its turn. What
 was read is written down in the archive, so any host goes on; WAL and classic
-backups are then looked for and not read. Otherwise it changes nothing.
+backups are then looked for and not read. Without --repair nothing else changes.
+
+--repair makes damaged or missing index objects anew from the packs, and keeps new
+backups from referring to damaged packs, so that the next backup-push stores anew
+what the cluster still has. With --from PREFIX, where a copy of the archive is, lost
+and damaged packs come back, each proven before. Each object is named with what was
+done; the exit status tells of what was found, so verify again.
 
 Without a private key of an encrypted archive --read-data opens lists and tables
 and compares the checksums of the data, which it can't open.`
@@ -47,11 +55,14 @@ func newVerifyCommand(a *app) *cobra.Command {
 		Use:     "verify NAME|--all",
 		Short:   "prove that backups can be restored",
 		Long:    verifyLong,
-		Example: "  wal-e verify --all --read-data --wal\n  wal-e verify --all --read-data=5%\n  wal-e verify LATEST",
+		Example: "  wal-e verify --all --read-data --wal\n  wal-e verify --all --read-data=5%\n  wal-e verify --all --read-data --repair --from s3://other-bucket/copy\n  wal-e verify LATEST",
 		Args:    arguments("[NAME]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f.all == (len(args) == 1) {
 				return &usageError{cmd, "want either the name of a backup, LATEST, or --all"}
+			}
+			if f.from != "" && !f.repair {
+				return &usageError{cmd, "--from is where --repair takes packs from: give both"}
 			}
 			return a.do(cmd, func(ctx context.Context, s *session) error {
 				query := ""
@@ -67,6 +78,8 @@ func newVerifyCommand(a *app) *cobra.Command {
 	cmd.Flags().Var(readDataOption{&f}, "read-data", "read and check every chunk, or of that `SHARE` of the packs: 5%, 10GB")
 	cmd.Flags().Lookup("read-data").NoOptDefVal = "all"
 	cmd.Flags().BoolVar(&f.wal, "wal", false, "look for the WAL that the backups need")
+	cmd.Flags().BoolVar(&f.repair, "repair", false, "mend what can be: index objects, and packs with --from")
+	cmd.Flags().StringVar(&f.from, "from", "", "`PREFIX`, or a local folder, with a copy from which packs come back")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print the report as JSON")
 	return cmd
 }
@@ -76,7 +89,12 @@ func verify(ctx context.Context, s *session, f verifyFlags, query string) error 
 	if err != nil {
 		return err
 	}
-	cfg := backup.VerifyConfig{Bucket: b, Query: query, ReadData: f.readData, Share: f.share, Host: hostname(), Keys: s.keyFinder(b), Log: s.log}
+	cfg := backup.VerifyConfig{Bucket: b, Query: query, ReadData: f.readData, Share: f.share, Host: hostname(), Repair: f.repair, Keys: s.keyFinder(b), Log: s.log}
+	if f.from != "" {
+		if cfg.CopyFrom, err = s.openCopy(f.from); err != nil {
+			return err
+		}
+	}
 	if f.wal {
 		cfg.MissingWAL = missingWAL(b)
 		cfg.ReadWAL = func(ctx context.Context, system, name string) (damage, err error) {
@@ -134,6 +152,30 @@ func (f verifyFlags) withoutShare() verifyFlags {
 	return f
 }
 
+// openCopy opens the copy of an archive to read from it.
+func (s *session) openCopy(from string) (storage.Bucket, error) {
+	if !strings.Contains(from, "://") {
+		dir, err := filepath.Abs(from)
+		if err != nil {
+			return nil, err
+		}
+		from = "file://localhost" + dir
+	}
+	p, err := parsePrefix("--from", from)
+	if err != nil {
+		return nil, err
+	}
+	if p == s.prefix {
+		return nil, &message{
+			kind: fault.Usage, text: fmt.Sprintf("--from %s is the archive itself", p),
+			hint: "Name the prefix to which `wal-e copy` copies it.",
+		}
+	}
+	there := &session{config: s.config, log: s.log, shown: s.shown, stdin: s.stdin, stdout: s.stdout, stderr: s.stderr}
+	there.prefix = p
+	return there.openBucket(use{reads: true})
+}
+
 // A verifyReport is what --json prints.
 type verifyReport struct {
 	*backup.VerifyReport
@@ -154,6 +196,9 @@ func printVerified(w io.Writer, r *backup.VerifyReport, f verifyFlags) error {
 	}
 	for _, p := range r.Warnings {
 		fmt.Fprintf(&b, "warning %s\n", problemText(p))
+	}
+	for _, p := range r.Repairs {
+		fmt.Fprintf(&b, "repair %s: %s: %s\n", p.Object, p.Result, p.Text)
 	}
 	fmt.Fprintf(&b, "%s, %s, %s", counted(len(r.Backups), "backup"), counted(r.Packs, "pack"), bytesText(r.PackBytes))
 	if f.readData {
