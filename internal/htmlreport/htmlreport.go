@@ -298,8 +298,14 @@ func newChart(s System) *chart {
 type night struct {
 	Stored, Logical       []bar
 	MaxStored, MaxLogical int64
+	Beyond                int // bars that are cut off at MaxStored
 	From, Until           string
 }
+
+// outlier is how many times more than all others a backup must have stored for
+// its bar to be cut off: the first one stores everything, and would make those of
+// all nights after it too small to be told apart.
+const outlier = 4
 
 func nights(backups []Backup) *night {
 	if len(backups) == 0 {
@@ -309,12 +315,27 @@ func nights(backups []Backup) *night {
 	for _, b := range backups {
 		n.MaxStored, n.MaxLogical = max(n.MaxStored, b.Stored), max(n.MaxLogical, b.Logical)
 	}
+	second, largest := int64(0), false
+	for _, b := range backups {
+		if b.Stored == n.MaxStored && !largest {
+			largest = true
+			continue
+		}
+		second = max(second, b.Stored)
+	}
+	if second > 0 && n.MaxStored/outlier > second {
+		n.MaxStored, n.Beyond = second, 1
+	}
 	// Few backups don't make broad bars.
 	width := 1000 / float64(max(12, len(backups)))
 	for i, b := range backups {
 		at := bar{X: round(float64(i)*width + width*0.12), W: round(width * 0.76), Title: fmt.Sprintf("%s, %s: stored %s, restores to %s", b.Name, moment(b.Taken), Bytes(b.Stored), Bytes(b.Logical))}
 		stored, logical := at, at
-		stored.H = share(b.Stored, n.MaxStored)
+		stored.Class = "stored"
+		if b.Stored > n.MaxStored {
+			stored.Class = "stored beyond"
+		}
+		stored.H = share(min(b.Stored, n.MaxStored), n.MaxStored)
 		logical.H = share(b.Logical, n.MaxLogical)
 		stored.Y, logical.Y = round(100-stored.H), round(100-logical.H)
 		n.Stored, n.Logical = append(n.Stored, stored), append(n.Logical, logical)

@@ -108,8 +108,8 @@ func TestPage(t *testing.T) {
 	}
 	wellFormed(t, got)
 	for pattern, want := range map[string]int{
-		`<line class="backup" `: 39, `<line class="backup kept" `: 1, `<g class="gap">`: 2, `<g class="wal">`: 4, `<g class="window">`: 3,
-		`<rect class="stored" `: 40, `<rect class="logical" `: 40, `<tr id="r`: 40, `<b>Timeline `: 2, `missing</span>`: 2,
+		`<line class="backup" `: 39, `<line class="backup kept" `: 1, `<g class="gap"><title>[^<]*</title><rect `: 2, `<g class="gap"><title>[^<]*</title><line `: 2, `class="stored beyond" `: 1, `<g class="wal">`: 4, `<g class="window">`: 3,
+		`<rect class="stored( beyond)?" `: 40, `<rect class="logical" `: 40, `<tr id="r`: 40, `<b>Timeline `: 2, `missing</span>`: 2,
 		`class="red">failed`: 1, `class="green">ok`: 1, `kept until 2027-01-01</span>`: 1, `left timeline 1 at 1A/C0000D8`: 2, `181\.0 GiB`: 1,
 		`(?i)<script|<link|<img|<iframe|https?:|url\(|@import`: 0, `ZgotmplZ`: 0, `52 min`: 1, `base/16384/16405`: 1, `unknown</td>`: 1,
 	} {
