@@ -55,6 +55,10 @@ type PushConfig struct {
 	// smaller and fewer cores work when it is little. 0 means what packs of 32 MiB
 	// and Workers take.
 	Memory int64
+	// Fresh stores everything anew: the backup needs no pack that an earlier
+	// push stored, so that damage to those doesn't reach it. Every file is read.
+	Fresh bool
+
 	// Rewrite is how many bytes of sparse packs are stored anew at most; 0 means
 	// 1 GiB, negative none.
 	Rewrite int64
@@ -311,7 +315,7 @@ func (p *pusher) begin(ctx context.Context, tl postgres.Timeline, start postgres
 		intent.HostID = p.state.hostID
 	}
 	var err error
-	p.push, err = p.store.Begin(ctx, chunkstore.PushConfig{Name: name, Intent: intent, Table: p.table, PackSize: p.cfg.packSize(), Rewrite: p.cfg.Rewrite, Now: p.cfg.Now})
+	p.push, err = p.store.Begin(ctx, chunkstore.PushConfig{Name: name, Intent: intent, Table: p.table, PackSize: p.cfg.packSize(), Rewrite: p.cfg.Rewrite, Fresh: p.cfg.Fresh, Now: p.cfg.Now})
 	if err != nil {
 		return err
 	}
@@ -354,7 +358,7 @@ const maxRounds = 3
 // there, the rest is stored anew.
 func (p *pusher) copyFiles(ctx context.Context, selection SelectConfig) error {
 	c := &copier{push: p.push, extent: p.store.ExtentSize(), workers: p.cfg.Workers, limit: p.limiter(), progress: p.cfg.Progress}
-	trust := !p.cfg.Rescan
+	trust := !p.cfg.Rescan && !p.cfg.Fresh
 	for round := 1; ; round++ {
 		p.pages.reset()
 		p.cfg.Progress.Begin("copy", progress.Bytes, 0, func() int64 { return p.push.Stats().New })

@@ -33,6 +33,9 @@ type PushConfig struct {
 	IndexPacks int           // packs after which an index object is written; 0 means 8
 	IndexEvery time.Duration // time after which one is written; 0 means 2 minutes
 
+	// Fresh makes the run refer to no pack of another one.
+	Fresh bool
+
 	// Rewrite is how many bytes may be stored anew so that packs of which
 	// little is needed can go one day; 0 means 1 GiB, negative none.
 	Rewrite int64
@@ -146,6 +149,11 @@ func (p *Push) prepare(ctx context.Context) error {
 	d, err := p.store.findDomain(ctx, p.ref.Run, p.cfg.Intent.System)
 	if err != nil {
 		return err
+	}
+	if cfg := &p.cfg; cfg.Fresh {
+		// The domain is nothing, and no index is asked. What an index says is
+		// left for the next push.
+		d, cfg.Table = &domain{}, nil
 	}
 	p.domain = d
 	p.retireSparse()

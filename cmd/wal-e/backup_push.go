@@ -32,6 +32,7 @@ type pushFlags struct {
 	failOnCorruption bool
 	walTimeout       time.Duration
 	rewriteBudget    int
+	fresh            bool
 	rescan           bool
 	rereadWithin     int
 	json             bool
@@ -81,6 +82,7 @@ func (f *pushFlags) bind(cmd *cobra.Command) {
 	flags.BoolVar(&f.failOnCorruption, "fail-on-corruption", false, "fail when a page's checksum is wrong, instead of warning")
 	flags.DurationVar(&f.walTimeout, "wal-timeout", time.Hour, "`DURATION` that the WAL of the backup may take to be archived")
 	flags.Var(numberOption(&f.rewriteBudget, 1<<30), "rewrite-budget", "`BYTES` stored anew at most so that packs of which little is needed can go; 0 for none")
+	flags.BoolVar(&f.fresh, "fresh", false, "store everything anew, so that damage to what earlier backups stored doesn't reach this one")
 	flags.BoolVar(&f.rescan, "rescan", false, "read all files, also those to which nothing was written since the last push read them")
 	flags.Var(numberOption(&f.rereadWithin, 30), "reread-within", "`PUSHES` in which each file is read at least once, whatever its times say; 1 for all of them each time")
 	flags.BoolVar(&f.json, "json", false, "print the figures as JSON")
@@ -164,6 +166,7 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 		SkipLinks:        f.skipLinks,
 		FailOnCorruption: f.failOnCorruption,
 		Rescan:           f.rescan,
+		Fresh:            f.fresh,
 		Reread:           f.rereadWithin,
 		Workers:          f.poolSize,
 		ReadRate:         int64(f.readRate),

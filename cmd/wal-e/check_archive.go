@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"wal-e/backup"
 	"wal-e/chunkstore"
@@ -36,6 +37,11 @@ func (s *session) archiveFacts(ctx context.Context, b storage.Bucket) checkup.Ar
 	f.BackupsErr = err
 	for _, l := range list {
 		f.Backups = append(f.Backups, checkup.Backup{Name: l.Name, Stopped: l.Stopped})
+	}
+	now := time.Now()
+	second, err := findSecond(ctx, b, now)
+	if f.SecondErr = err; err == nil {
+		f.NoSecond, f.NoSecondTodo = second.missing(now), todoSecond
 	}
 	runs, err := chunkstore.Runs(ctx, b)
 	f.OpenErr = err

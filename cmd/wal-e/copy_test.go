@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"wal-e/internal/enginetest"
 	"wal-e/internal/pgtest"
@@ -116,6 +117,53 @@ func TestCopyEncrypted(t *testing.T) {
 	if got := owner.adopt(t, dir).Query(t, "SELECT v FROM secret"); got != "sesame" {
 		t.Errorf("restored %q", got)
 	}
+}
+
+// An archive that is old enough to have a second one, and has none, is a problem
+// until it is copied or a backup stands alone.
+func TestStatusWantsSecond(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	c := a.start(t, pgtest.Options{SegmentSizeMB: 1})
+	a.push(t, c)
+	a.push(t, c)
+	outcomes, err := filepath.Glob(filepath.Join(a.prefix, "basebackups_006/*/*.outcome"))
+	if err != nil || len(outcomes) != 2 {
+		t.Fatal(outcomes, err)
+	}
+	old := time.Now().Add(-40 * 24 * time.Hour)
+	age := func() {
+		for _, name := range outcomes {
+			if err := os.Chtimes(name, old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	healthy := func() {
+		t.Helper()
+		if out := a.must(t, nil, "status").stdout; strings.Contains(out, "PROBLEM") {
+			t.Errorf("status:\n%s", out)
+		}
+	}
+	healthy()
+	age()
+	a.fails(t, nil, 1, []string{"there is no copy", "one damaged pack", "wal-e copy", "--fresh"}, "status")
+	if out := a.run(t, nil, "check").stdout; !strings.Contains(out, "there is no copy") {
+		t.Errorf("check doesn't miss a copy:\n%s", out)
+	}
+	a.copyTo(t, "--to", "file://localhost"+target(t), "--no-record")
+	a.fails(t, nil, 1, []string{"there is no copy"}, "status")
+	a.copyTo(t, "--to", "file://localhost"+target(t))
+	healthy()
+	if out := a.must(t, nil, "status").stdout; !strings.Contains(out, "without WAL, to file://") {
+		t.Errorf("status doesn't show the copy:\n%s", out)
+	}
+	if err := os.RemoveAll(filepath.Join(a.prefix, "copies_006")); err != nil {
+		t.Fatal(err)
+	}
+	a.fails(t, nil, 1, []string{"there is no copy"}, "status")
+	a.push(t, c, "--fresh")
+	healthy()
 }
 
 func TestLostBucketRunbook(t *testing.T) {

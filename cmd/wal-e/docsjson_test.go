@@ -34,7 +34,7 @@ func TestJSONDocs(t *testing.T) {
 		"verify":     {verifyReport{}},
 		"check":      {checkup.Finding{}, map[string]any{"status": "", "findings": 0}},
 		"drill":      {drillReport{}},
-		"status":     {statusReport{}, statusProblem{}, statusCluster{}, statusPush{}},
+		"status":     {statusReport{}, copyNote{}, statusProblem{}, statusCluster{}, statusPush{}},
 		"ls":         {lookedEntry{}},
 		"diff":       {lookedChange{}},
 		"wal-show":   {walSystem{}},

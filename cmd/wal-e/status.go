@@ -27,7 +27,7 @@ import (
 const statusLong = `Show how an archive is: for each cluster the last backup and how old it is, the
 newest WAL, from when until when it can be restored, what is missing; what is
 stored, how fast that grows, and how much less it is than the backups together;
-pushes under way, the last drill, and how much of the data verify has read. With a
+pushes under way, the last copy and drill, and how much of the data verify has read. With a
 data directory it also counts the WAL files that wait there to be archived, and
 with --retain, which takes what is given to delete retain, it tells which backup
 expires next.
@@ -110,6 +110,8 @@ type statusReport struct {
 	Growth int64         `json:"growth_bytes_per_day"`
 	Expiry *statusExpiry `json:"expiry,omitempty"` // with --retain
 	Open   []statusPush  `json:"open_pushes"`
+	Copy   any           `json:"last_copy"`  // as recorded; null: none was
+	Fresh  *time.Time    `json:"last_fresh"` // null: no backup of the last 30 days needs no packs of others
 	Drill  any           `json:"last_drill"` // as drill prints it; null: there was none
 	// Verified is what verify --read-data=SHARE has read; null: nothing.
 	Verified *backup.Verified `json:"last_verify"`
@@ -119,6 +121,7 @@ type statusReport struct {
 	Oldest *time.Time `json:"wal_waiting_since,omitempty"`
 
 	drilled *drillReport
+	copied  *copyNote
 	now     time.Time
 }
 
@@ -198,6 +201,7 @@ func findStatus(ctx context.Context, s *session, f statusFlags, policy *gc.Polic
 		func() error { return r.expiry(ctx, b, f.retain, policy) },
 		func() error { return r.pushes(ctx, b, now) },
 		func() error { return r.drill(ctx, b) },
+		func() error { return r.second(ctx, b) },
 		func() error { return r.verified(ctx, b) },
 		func() error { return r.backlog(f) },
 	} {
@@ -555,6 +559,7 @@ func (r *statusReport) print(w io.Writer, now time.Time) error {
 		}
 		fmt.Fprintf(&b, "push              %s on %s (pid %d) since %s: %s\n", p.Backup, p.Host, p.PID, ago(p.Since), state)
 	}
+	b.WriteString(r.secondText(ago))
 	switch d := r.drilled; {
 	case d == nil:
 		b.WriteString("last drill        none: `wal-e drill` proves that the archive restores\n")

@@ -21,6 +21,10 @@ type ArchiveFacts struct {
 	Open    []OpenPush
 	OpenErr error
 
+	NoSecond     string // why one damaged pack can spoil all backups; "" when there is a copy, or a backup that stands alone
+	NoSecondTodo string
+	SecondErr    error // why that can't be told
+
 	State    string // folder of local state
 	StateErr error  // why it can't be used
 }
@@ -49,6 +53,12 @@ func Archive(f ArchiveFacts, now time.Time) Findings {
 		l.systems(f)
 		l.backupsAt(f, now)
 		l.pushes(f, now)
+		switch {
+		case f.SecondErr != nil:
+			l.add(Unknown, "copies", "the error names the request that failed", "%v", f.SecondErr)
+		case f.NoSecond != "":
+			l.add(Warning, "copies", f.NoSecondTodo, "%s", f.NoSecond)
+		}
 	}
 	h := &list{area: "host"}
 	h.state(f)

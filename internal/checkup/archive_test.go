@@ -28,6 +28,8 @@ func TestArchive(t *testing.T) {
 		"empty":         {func(f *checkup.ArchiveFacts) { *f = checkup.ArchiveFacts{} }, checkup.OK, "layouts", "nothing was archived"},
 		"classic":       {func(f *checkup.ArchiveFacts) { *f = checkup.ArchiveFacts{Classic: true} }, checkup.OK, "layouts", "classic WAL-E's"},
 		"both":          {func(f *checkup.ArchiveFacts) { f.Classic = true }, checkup.OK, "layouts", "too"},
+		"no second":     {func(f *checkup.ArchiveFacts) { f.NoSecond, f.NoSecondTodo = "no copy", "make one" }, checkup.Warning, "copies", "no copy"},
+		"second denied": {func(f *checkup.ArchiveFacts) { f.SecondErr = errors.New("why not") }, checkup.Warning, "copies", "why not"},
 		"no backup":     {func(f *checkup.ArchiveFacts) { f.Backups = nil }, checkup.Warning, "backups", "none"},
 		"damaged":       {func(f *checkup.ArchiveFacts) { f.BackupsErr = errors.New("which one") }, checkup.Failure, "backups", "which one"},
 		"config":        {func(f *checkup.ArchiveFacts) { f.SystemsErr = errors.New("which one") }, checkup.Failure, "clusters", "which one"},
