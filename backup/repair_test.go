@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"wal-e/chunkstore"
+	"wal-e/internal/seal"
 	"wal-e/internal/storage"
 	"wal-e/internal/storage/mem"
 )
@@ -363,5 +364,61 @@ func TestRepairImpossible(t *testing.T) {
 	r := c.verify(t, VerifyConfig{Repair: true})
 	if result(r, ref.OutcomeKey()) != RepairNone || !strings.Contains(r.Repairs[0].Text, "copy") {
 		t.Errorf("repairs %+v, want %s beyond repair", r.Repairs, ref.OutcomeKey())
+	}
+}
+
+// A host repairs what it can't read: it has the keys of directories, and the
+// checksums of data. A damaged copy is refused all the same.
+func TestRepairSealed(t *testing.T) {
+	t.Parallel()
+	for _, who := range []string{"owner", "host"} {
+		t.Run(who, func(t *testing.T) {
+			t.Parallel()
+			c, dir := newFakeCluster(t), t.TempDir()
+			keys, err := seal.New()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.store, err = c.store.Sealed(keys); err != nil {
+				t.Fatal(err)
+			}
+			ref := c.push(t, dir, nil)
+			if who == "host" {
+				keys = keys.Host()
+			}
+			find := func(_ context.Context, _ string, data bool) (*seal.Keys, error) {
+				if data && !keys.CanRead() {
+					return nil, seal.ErrNoPrivateKey
+				}
+				return keys, nil
+			}
+			copied := c.copied(t)
+			packs := c.keys(t, "chunks_006/packs/"+ref.Run.String())
+			index := c.keys(t, "chunks_006/index/")[0]
+			for _, how := range []string{"flip", "cut", "gone"} {
+				c.damage(t, packs[0], how)
+				if how != "gone" {
+					bad := c.copied(t)
+					if r := c.verify(t, VerifyConfig{ReadData: true, Repair: true, Keys: find, CopyFrom: bad}); result(r, packs[0]) != RepairAvoided {
+						t.Errorf("%s: from a damaged copy: %+v", how, r.Repairs)
+					}
+				}
+				r := c.verify(t, VerifyConfig{ReadData: true, Repair: true, Keys: find, CopyFrom: copied})
+				if result(r, packs[0]) != RepairRestored {
+					t.Errorf("%s: repairs %+v, want %s restored", how, r.Repairs, packs[0])
+				}
+			}
+			c.damage(t, index, "flip")
+			if r := c.verify(t, VerifyConfig{Repair: true, Keys: find}); result(r, index) != RepairRemoved {
+				t.Errorf("repairs %+v, want %s removed", r.Repairs, index)
+			}
+			r := c.verify(t, VerifyConfig{ReadData: true, Keys: find})
+			if len(r.Problems) != 0 || len(r.Warnings) != 0 {
+				t.Errorf("problems %+v, warnings %+v", r.Problems, r.Warnings)
+			}
+			if want := map[string]int{"owner": 0, "host": r.ReadPacks}[who]; r.Sealed != want || r.ReadPacks == 0 {
+				t.Errorf("%d of %d packs unopened, want %d", r.Sealed, r.ReadPacks, want)
+			}
+		})
 	}
 }
