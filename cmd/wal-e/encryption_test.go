@@ -110,6 +110,19 @@ func TestEncryptedArchive(t *testing.T) {
 	owner.must(t, nil, "key", "show", "--try")
 	host.must(t, c, "wal-show")
 	owner.must(t, nil, "wal-verify", "--read-data")
+	// A page shows sizes without a key, and with one what they are of.
+	for as, want := range map[*archive][2]bool{host: {true, false}, plain: {true, false}, owner: {false, true}} {
+		page := filepath.Join(pgtest.TempDir(t), "report.html")
+		as.must(t, c, "report", "-o", page)
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unknown, named := bytes.Contains(text, []byte("What this page doesn't know")), bytes.Contains(text, []byte("postgres: public.t<"))
+		if got := [2]bool{unknown, named}; got != want || !bytes.Contains(text, []byte(second.Name+"</code> <span class=\"tag\">encrypted")) {
+			t.Errorf("the report tells what it lacks, and names: %v, want %v\n%s", got, want, text)
+		}
+	}
 
 	dir := target(t)
 	host.fails(t, c, 1, []string{"WALE_GPG_PRIVATE_KEY_FILE"}, "backup-fetch", dir, "LATEST")
