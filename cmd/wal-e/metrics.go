@@ -97,6 +97,12 @@ func metricsOf(r *statusReport, err error, begun time.Time) *metrics {
 		m.add("wal_e_drill_restore_seconds", "How long it took to restore the files.", d.FetchSeconds)
 		m.add("wal_e_drill_recover_seconds", "How long it took to recover.", d.RecoverSeconds)
 	}
+	if c := r.copied; c != nil {
+		m.time("wal_e_copy_timestamp_seconds", "When the last copy to another prefix was made that was recorded.", c.At)
+	}
+	if r.Fresh != nil {
+		m.time("wal_e_fresh_backup_timestamp_seconds", "When the newest base backup was stored that needs no packs of others.", *r.Fresh)
+	}
 	if v := r.Verified; v != nil {
 		m.time("wal_e_verify_timestamp_seconds", "When the last verify --read-data=SHARE ended that found a pack whole.", v.Last)
 		m.add("wal_e_verify_packs", "Packs that base backups need.", float64(v.Packs))
