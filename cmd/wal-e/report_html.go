@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"wal-e/backup"
+	"wal-e/chunkstore"
 	"wal-e/gc"
 	"wal-e/internal/envelope"
 	"wal-e/internal/fault"
@@ -112,6 +113,12 @@ func findReport(ctx context.Context, s *session, b storage.Bucket, f statusFlags
 		}
 		for _, u := range uses {
 			if u.System == c.System {
+				if u.Missing > 0 {
+					r.Problems = append(r.Problems, htmlreport.Problem{
+						Text: fmt.Sprintf("backup %s needs %s that the archive doesn't hold", u.Name, counted(u.Missing, "pack")),
+						Todo: "`wal-e verify " + u.Name + "` tells which files they are of.",
+					})
+				}
 				system.Backups = append(system.Backups, reportBackup(u, keeps[u.Ref], st.now))
 			}
 		}
@@ -124,6 +131,9 @@ func findReport(ctx context.Context, s *session, b storage.Bucket, f statusFlags
 			err := s.reportCosts(ctx, b, &system, last.Name+"@"+last.Run)
 			if ctx.Err() != nil {
 				return nil, err
+			}
+			if errors.Is(err, chunkstore.ErrDamaged) || errors.Is(err, storage.ErrNotExist) {
+				r.Problems = append(r.Problems, htmlreport.Problem{Text: fmt.Sprintf("the file table of %s: %v", last.Name, err), Todo: "`wal-e verify` tells what else is damaged."})
 			}
 			if err != nil {
 				r.Notes = append(r.Notes, fmt.Sprintf("The databases and tables in %s: %s", last.Name, messageOf(err).text))

@@ -60,5 +60,7 @@ func TestReport(t *testing.T) {
 
 	a.must(t, nil, "drill", "--scratch", pgtest.TempDir(t), "--pg-bindir", pgtest.Require(t, 15).Bin, "--no-amcheck")
 	has(page(), "at the speed of the drill of 20", `class="green">ok`)
+	a.sh(t, "rm -r "+filepath.Join(a.prefix, "chunks_006", "packs"))
+	has(page(), "backup "+first.Name+" needs .* that the archive doesn&#39;t hold", "missing packs?</span>")
 	a.fails(t, c, 1, []string{"the report is not written", "with -o"}, "report", "-o", "/no/such/folder/report.html")
 }

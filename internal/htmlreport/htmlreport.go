@@ -2,6 +2,10 @@
 // alone: no script, no font and no picture comes from elsewhere, and it looks the
 // same to whoever opens it. It is given plain figures and knows nothing of
 // storage. All texts are escaped, for names of databases are hostile input.
+//
+// To look at it, let the test write a page of forty nights and open that:
+//
+//	go test ./internal/htmlreport -run TestPage -write /tmp/report.html
 package htmlreport
 
 import (
