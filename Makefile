@@ -27,6 +27,31 @@ help: ## list the targets
 build: go ## build bin/wal-e, a static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags '-s -w' -o bin/wal-e ./cmd/wal-e
 
+# Packages have the time of the last commit in them, not of the build: who builds the
+# same commit with the same Go gets the same files.
+NFPM         = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
+PACKAGE_AT  ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+PACKAGE_ARCH ?= $(shell $(GO) env GOARCH)
+PACKAGE_VERSION = $(shell sed -n 's/^const version = "\(.*\)"/\1/p' cmd/wal-e/version.go | tr - '~')
+
+.PHONY: package
+package: build man ## make bin/*.deb and bin/*.rpm: program, man pages, completions, systemd units
+	rm -f bin/*.deb bin/*.rpm
+	sed "s/@MTIME@/$$(date -u -d @$(PACKAGE_AT) +%FT%TZ)/" internal/packaging/nfpm.yaml > bin/package/nfpm.yaml
+	cd internal/packaging && for kind in deb rpm; do \
+		SOURCE_DATE_EPOCH=$(PACKAGE_AT) VERSION=$(PACKAGE_VERSION) ARCH=$(PACKAGE_ARCH) \
+			$(GO) run $(NFPM) package --config ../../bin/package/nfpm.yaml --packager $$kind --target ../../bin/ || exit; done
+
+.PHONY: man
+man: go ## make man pages and completions in bin/package
+	rm -rf bin/package && mkdir -p bin/package
+	SOURCE_DATE_EPOCH=$(PACKAGE_AT) $(GO) run -tags docgen ./cmd/wal-e bin/package
+	gzip -9n bin/package/man1/*.1
+
+.PHONY: package-test
+package-test: package ## install the package on a new Debian (debootstrap), and back a cluster up there
+	.ci/package-test
+
 .PHONY: check
 check: go ## gofmt, go vet and staticcheck
 	@out=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .) && test -z "$$out" || { echo "not formatted by gofmt: $$out" >&2; exit 1; }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
@@ -12,7 +13,18 @@ import (
 	"syscall"
 )
 
+// generate writes man pages and completions to a folder, in the program that is built
+// for that (docgen.go).
+var generate func(dir string) error
+
 func main() {
+	if generate != nil && len(os.Args) == 2 {
+		if err := generate(os.Args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(exitFailure)
+		}
+		return
+	}
 	// What reads our output may go away; that is no reason to leave work undone.
 	signal.Ignore(syscall.SIGPIPE)
 	if slices.Contains(os.Args, "wal-fetch") {

@@ -53,6 +53,14 @@ type app struct {
 
 func (a *app) execute(ctx context.Context, args []string) error {
 	root := newRootCommand(a)
+	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		// A shell asks what could follow: cobra answers, by its own rules.
+		a.command = args[0]
+		root.SetArgs(args)
+		root.SetOut(a.stdout)
+		root.SetErr(a.stderr)
+		return guarded(func() error { return root.ExecuteContext(ctx) })
+	}
 	in, err := parseArgs(root, args)
 	a.command = in.name()
 	if err != nil {
