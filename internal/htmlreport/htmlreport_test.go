@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -172,5 +174,37 @@ func TestPageEmpty(t *testing.T) {
 		if (name == "classic only") != strings.Contains(got, "Classic backups") || strings.Contains(got, "<figure class=\"card\">") != (name == "WAL only" || name == "one backup") {
 			t.Errorf("%s: the page is\n%s", name, got)
 		}
+	}
+}
+
+// page.qtpl.go is what page.qtpl compiles to.
+func TestGenerated(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "htmlreport") // whose name is that of the package
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("page.qtpl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "page.qtpl"), source, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "run", "github.com/valyala/quicktemplate/qtc@v1.8.0", "-file=page.qtpl")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("qtc: %v\n%s", err, out)
+	}
+	want, err := os.ReadFile(filepath.Join(dir, "page.qtpl.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile("page.qtpl.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(want) {
+		t.Error("page.qtpl.go is not what page.qtpl compiles to: run go generate ./internal/htmlreport")
 	}
 }
