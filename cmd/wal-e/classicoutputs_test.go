@@ -58,7 +58,7 @@ func TestOutputsOnClassicArchive(t *testing.T) {
 		"odd-keys-backup-list":    nil,
 		"backup-list-detail":      {detail},
 		"backup-list-name-detail": {detail},
-		"backup-list-bad-query":   {{"error-hints", `\+.*HINT: Want LATEST`}, {"query-detail", `DETAIL: The submitted query operator was "nonsense`}},
+		"backup-list-bad-query":   {{"error-hints", `\+.*(HINT: Want LATEST|MORE: wal-e explain WALE-)`}, {"query-detail", `DETAIL: The submitted query operator was "nonsense`}},
 	}
 	index, err := os.ReadFile("testdata/classic/INDEX.tsv")
 	if err != nil {
