@@ -50,7 +50,7 @@ func (h Header) marshal() []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(seconds))
 	b = binary.BigEndian.AppendUint32(b, uint32(seconds>>32))
 	b = append(b, 0) // name length
-	return binary.BigEndian.AppendUint32(b, adler32.Checksum(b[len(Magic):]))
+	return binary.BigEndian.AppendUint32(b, adler32Sum(b[len(Magic):]))
 }
 
 // A headerReader reads a header and sums it up. The first error stays.

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"hash/adler32"
 	"hash/crc32"
 	"io"
 
@@ -304,7 +303,7 @@ func (b *block) decompress() {
 
 func (b *block) check(what string, data []byte, adlerFlag, adler, crcFlag, crc uint32) error {
 	if b.flags&adlerFlag != 0 {
-		if sum := adler32.Checksum(data); sum != adler {
+		if sum := adler32Sum(data); sum != adler {
 			return fmt.Errorf("the Adler-32 of its %s is %08x, and says %08x", what, sum, adler)
 		}
 	}

@@ -3,7 +3,6 @@ package lzop
 import (
 	"encoding/binary"
 	"errors"
-	"hash/adler32"
 	"io"
 
 	lzo "github.com/rasky/go-lzo"
@@ -134,5 +133,5 @@ func (b *packer) pack() {
 	}
 	binary.BigEndian.PutUint32(b.head[:], uint32(len(b.plain)))
 	binary.BigEndian.PutUint32(b.head[4:], uint32(len(b.packed)))
-	binary.BigEndian.PutUint32(b.head[8:], adler32.Checksum(b.plain))
+	binary.BigEndian.PutUint32(b.head[8:], adler32Sum(b.plain))
 }

@@ -1,0 +1,3 @@
+package lzop
+
+var Adler32Sum = adler32Sum
