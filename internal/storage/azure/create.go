@@ -22,6 +22,7 @@ import (
 
 	"wal-e/internal/fault"
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/driver"
 )
 
 // Create implements storage.Bucket.
@@ -43,15 +44,9 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if seek, start := storage.Fixed(r); size < 0 && seek != nil {
-		end, err := seek.Seek(0, io.SeekEnd)
-		if err == nil {
-			_, err = seek.Seek(start, io.SeekStart)
-		}
-		if err != nil {
-			return err
-		}
-		size = end - start
+	seek, start := storage.Fixed(r)
+	if size, err = driver.Size(size, seek, start); err != nil {
+		return err
 	}
 	if size < 0 {
 		// Most of what has no size is small.

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"iter"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/driver"
 )
 
 // List implements storage.Bucket. Blobs whose names are no keys are left out.
@@ -27,7 +26,7 @@ func (b *Bucket) List(ctx context.Context, prefix, startAfter string) iter.Seq2[
 func (b *Bucket) list(ctx context.Context, prefix, startAfter string, yield func(storage.Object, error) bool) error {
 	options := &container.ListBlobsFlatOptions{MaxResults: &b.cfg.PageSize}
 	// What Azure refuses to look for is left to the comparison below.
-	if p := clean(b.name(prefix)); p != "" {
+	if p := driver.CleanPrefix(b.name(prefix)); p != "" {
 		options.Prefix = to.Ptr(p)
 	}
 	last := ""
@@ -75,14 +74,4 @@ func object(item *container.BlobItem) (name string, o storage.Object, err error)
 		return "", o, fmt.Errorf("the listing has no size or time for %s", *item.Name)
 	}
 	return *item.Name, storage.Object{Size: *p.ContentLength, ModTime: p.LastModified.UTC()}, nil
-}
-
-// clean cuts a prefix where it holds what no name does.
-func clean(s string) string {
-	for i, r := range s {
-		if r == utf8.RuneError || unicode.IsControl(r) {
-			return s[:i]
-		}
-	}
-	return s
 }

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/driver"
 )
 
 // metaPrefix begins the name of each piece of metadata that is ours: Azure wants
@@ -11,15 +12,14 @@ import (
 // don't occur in keys.
 const metaPrefix = "wale_"
 
-// encodeMeta returns m as Azure keeps it. HTTP drops the spaces around a value,
-// and an empty one is refused: both are escaped, with a percent sign.
+// encodeMeta returns m as Azure keeps it.
 func encodeMeta(m storage.Meta) (map[string]*string, error) {
 	if err := storage.CheckMeta(m); err != nil || len(m) == 0 {
 		return nil, err
 	}
 	out := make(map[string]*string, len(m))
 	for k, v := range m {
-		v = escape(v)
+		v = driver.EscapeMeta(v)
 		out[metaPrefix+strings.ReplaceAll(k, "-", "_")] = &v
 	}
 	return out, nil
@@ -37,28 +37,7 @@ func decodeMeta(in map[string]*string) storage.Meta {
 		if m == nil {
 			m = make(storage.Meta)
 		}
-		m[strings.ReplaceAll(k, "_", "-")] = unescape(*v)
+		m[strings.ReplaceAll(k, "_", "-")] = driver.UnescapeMeta(*v)
 	}
 	return m
-}
-
-func escape(v string) string {
-	v = strings.ReplaceAll(v, "%", "%25")
-	if v == "" {
-		return "%"
-	}
-	if strings.HasPrefix(v, " ") {
-		v = "%20" + v[1:]
-	}
-	if strings.HasSuffix(v, " ") {
-		v = v[:len(v)-1] + "%20"
-	}
-	return v
-}
-
-func unescape(v string) string {
-	if v == "%" {
-		return ""
-	}
-	return strings.NewReplacer("%25", "%", "%20", " ").Replace(v)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/driver"
 )
 
 // Get implements storage.Bucket.
@@ -54,21 +55,7 @@ func (b *Bucket) get(ctx context.Context, key string, offset, length int64) (io.
 	if res.ContentLength == nil {
 		return res.Body, nil
 	}
-	return &body{ReadCloser: res.Body, left: *res.ContentLength}, nil
-}
-
-// A body fails where the content of a blob ends early.
-type body struct {
-	io.ReadCloser
-	left int64 // bytes to come
-}
-
-func (b *body) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if b.left -= int64(n); b.left < 0 || err == io.EOF && b.left > 0 {
-		return n, io.ErrUnexpectedEOF
-	}
-	return n, err
+	return driver.NewBody(ctx, res.Body, *res.ContentLength), nil
 }
 
 // Stat implements storage.Bucket.

@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"iter"
 	"strings"
-	"unicode"
-	"unicode/utf8"
-
-	"golang.org/x/sync/errgroup"
 
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/driver"
 )
 
 // List implements storage.Bucket. Objects whose names are no keys are left out.
@@ -26,11 +23,11 @@ func (b *Bucket) List(ctx context.Context, prefix, startAfter string) iter.Seq2[
 func (b *Bucket) list(ctx context.Context, prefix, startAfter string, yield func(storage.Object, error) bool) error {
 	call := b.objects.List(b.cfg.Bucket).Fields("nextPageToken", "items(name,size,timeCreated)").MaxResults(int64(b.cfg.PageSize)).Context(ctx)
 	// What Google refuses to look for is left to the comparison below.
-	if p := clean(b.name(prefix)); p != "" {
+	if p := driver.CleanPrefix(b.name(prefix)); p != "" {
 		call.Prefix(p)
 	}
 	if startAfter != "" {
-		call.StartOffset(clean(b.name(startAfter)))
+		call.StartOffset(driver.CleanPrefix(b.name(startAfter)))
 	}
 	for last, token := "", ""; ; {
 		page, err := call.Do()
@@ -72,46 +69,9 @@ func (b *Bucket) list(ctx context.Context, prefix, startAfter string, yield func
 	}
 }
 
-// clean cuts a prefix or offset where it holds what no name does.
-func clean(s string) string {
-	for i, r := range s {
-		if r == utf8.RuneError || unicode.IsControl(r) {
-			return s[:i]
-		}
-	}
-	return s
-}
-
-// deletions are sent side by side.
-const deletions = 8
-
 // Delete implements storage.Bucket.
 func (b *Bucket) Delete(ctx context.Context, keys ...string) error {
-	for _, key := range keys {
-		if err := storage.CheckKey(key); err != nil {
-			return fmt.Errorf("delete %s in %s: %w", key, b.URL(), err)
-		}
-	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(deletions)
-	for _, key := range keys {
-		if gctx.Err() != nil {
-			break // the first error says why
-		}
-		g.Go(func() error {
-			if err := b.remove(gctx, key); err != nil {
-				return fmt.Errorf("delete %s in %s: %w", key, b.URL(), err)
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("delete in %s: %w", b.URL(), err)
-	}
-	return nil
+	return driver.DeleteEach(ctx, b, keys, storage.CheckKey, b.remove)
 }
 
 func (b *Bucket) remove(ctx context.Context, key string) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"math"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 	gs "google.golang.org/api/storage/v1"
 
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/driver"
 )
 
 // Get implements storage.Bucket. An object that is read from its first byte to
@@ -38,27 +38,30 @@ func (b *Bucket) get(ctx context.Context, key string, offset, length int64) (io.
 		return http.NoBody, err
 	}
 	call := b.objects.Get(b.cfg.Bucket, b.name(key)).Context(ctx)
-	ranged := offset > 0 || length > 0
-	switch {
-	case length > 0 && length <= math.MaxInt64-offset:
-		call.Header().Set("Range", fmt.Sprintf("bytes=%d-%d", offset, offset+length-1))
-	case ranged:
-		call.Header().Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	span := driver.Range(offset, length)
+	if span != "" {
+		call.Header().Set("Range", span)
 	}
 	res, err := call.Download()
 	if err = translate(err); err != nil {
 		var e *statusError
-		if ranged && errors.As(err, &e) && e.status == http.StatusRequestedRangeNotSatisfiable {
+		if span != "" && errors.As(err, &e) && e.status == http.StatusRequestedRangeNotSatisfiable {
 			return http.NoBody, nil // it begins behind the last byte
 		}
 		return nil, b.absent(ctx, err)
 	}
-	if ranged && res.StatusCode != http.StatusPartialContent {
-		return whole(res, offset, length)
+	if span != "" && res.StatusCode != http.StatusPartialContent {
+		return driver.Unranged(ctx, res, offset, length)
 	}
-	body := &body{ReadCloser: res.Body, left: res.ContentLength}
-	if want := storedSum(res.Header); !ranged && want != "" {
-		body.sum, body.want = newSum(), want
+	body := driver.NewBody(ctx, res.Body, res.ContentLength)
+	if want := storedSum(res.Header); span == "" && want != "" {
+		sum := newSum()
+		body.Sum(sum, func() error {
+			if got := sumText(sum); got != want {
+				return fmt.Errorf("what arrived has the CRC32C sum %s, stored was %s", got, want)
+			}
+			return nil
+		})
 	}
 	return body, nil
 }
@@ -73,53 +76,6 @@ func storedSum(h http.Header) string {
 		}
 	}
 	return ""
-}
-
-// whole is the answer of a server that sent an object from its beginning though
-// a range of it was asked for, as some do for an empty one.
-func whole(res *http.Response, offset, length int64) (io.ReadCloser, error) {
-	if n := res.ContentLength; n >= 0 && n <= offset {
-		return http.NoBody, res.Body.Close()
-	}
-	if offset > 0 {
-		res.Body.Close()
-		return nil, fmt.Errorf("%w: the server ignores the range of a request", storage.ErrInvalid)
-	}
-	b := &body{ReadCloser: res.Body, left: res.ContentLength}
-	if length < 0 {
-		return b, nil
-	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{io.LimitReader(b, length), b}, nil
-}
-
-// A body fails where the content of an object ends early or isn't what was
-// stored.
-type body struct {
-	io.ReadCloser
-	left int64       // bytes to come; negative: not known
-	sum  hash.Hash32 // nil: not to be checked
-	want string
-}
-
-func (b *body) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if b.left >= 0 {
-		if b.left -= int64(n); b.left < 0 || err == io.EOF && b.left > 0 {
-			return n, io.ErrUnexpectedEOF
-		}
-	}
-	if b.sum != nil {
-		b.sum.Write(p[:n])
-		if err == io.EOF {
-			if got := sumText(b.sum); got != b.want {
-				return n, fmt.Errorf("what arrived has the CRC32C sum %s, stored was %s", got, b.want)
-			}
-		}
-	}
-	return n, err
 }
 
 // Stat implements storage.Bucket.

@@ -13,34 +13,16 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"golang.org/x/sync/errgroup"
 
-	"wal-e/internal/storage"
+	"wal-e/internal/storage/driver"
 )
 
-const (
-	// Keys in a request, of which S3 takes 1000. Some servers delete them one by
-	// one and say nothing until the last is gone.
-	bulkSize = 250
-	singles  = 8 // requests at once, where there is no bulk deletion
-)
+// bulkSize is how many keys are in a request, of which S3 takes 1000. Some servers
+// delete them one by one and say nothing until the last is gone.
+const bulkSize = 250
 
 // Delete implements storage.Bucket.
 func (b *Bucket) Delete(ctx context.Context, keys ...string) error {
-	for _, key := range keys {
-		if err := storage.CheckKey(key); err != nil {
-			return fmt.Errorf("delete %s in %s: %w", key, b.URL(), err)
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("delete in %s: %w", b.URL(), err)
-	}
-	for len(keys) > 0 {
-		batch := keys[:min(bulkSize, len(keys))]
-		if err := b.deleteBatch(ctx, batch); err != nil {
-			return fmt.Errorf("delete in %s: %w", b.URL(), err)
-		}
-		keys = keys[len(batch):]
-	}
-	return nil
+	return driver.DeleteBatches(ctx, b, keys, bulkSize, b.deleteBatch)
 }
 
 func (b *Bucket) deleteBatch(ctx context.Context, keys []string) error {
@@ -62,7 +44,7 @@ func (b *Bucket) deleteBatch(ctx context.Context, keys []string) error {
 
 func (b *Bucket) deleteSingly(ctx context.Context, keys []string) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(singles)
+	g.SetLimit(driver.Deletions)
 	for _, key := range keys {
 		g.Go(func() error {
 			in := &s3.DeleteObjectInput{Bucket: &b.cfg.Bucket, Key: b.name(key)}

@@ -11,14 +11,13 @@ import (
 	"net/url"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/driver"
 )
 
 // Get implements storage.Bucket.
@@ -42,11 +41,8 @@ func (b *Bucket) get(ctx context.Context, key string, offset, length int64) (io.
 		return io.NopCloser(bytes.NewReader(nil)), err
 	}
 	in := &s3.GetObjectInput{Bucket: &b.cfg.Bucket, Key: b.name(key)}
-	switch {
-	case length > 0:
-		in.Range = aws.String(fmt.Sprintf("bytes=%d-%d", offset, offset+length-1))
-	case offset > 0:
-		in.Range = aws.String(fmt.Sprintf("bytes=%d-", offset))
+	if span := driver.Range(offset, length); span != "" {
+		in.Range = &span
 	}
 	var out *s3.GetObjectOutput
 	err := b.call(ctx, "s3:GetObject", nil, func(opts ...func(*s3.Options)) (err error) {
@@ -68,32 +64,8 @@ func (b *Bucket) get(ctx context.Context, key string, offset, length int64) (io.
 	if out.ContentLength != nil {
 		left = *out.ContentLength
 	}
-	return &body{ctx: ctx, r: out.Body, left: left}, nil
+	return driver.NewBody(ctx, out.Body, left), nil
 }
-
-// A body is the content of an object, of which no byte may be missing.
-type body struct {
-	ctx  context.Context // of the Get that it comes from
-	r    io.ReadCloser
-	left int64 // bytes to come; negative: not known
-}
-
-func (b *body) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
-	if b.left >= 0 {
-		if b.left -= int64(n); b.left < 0 || err == io.EOF && b.left > 0 {
-			return n, io.ErrUnexpectedEOF
-		}
-	}
-	if err != nil && err != io.EOF {
-		if cerr := b.ctx.Err(); cerr != nil {
-			err = cerr
-		}
-	}
-	return n, err
-}
-
-func (b *body) Close() error { return b.r.Close() }
 
 // absent turns an answer to a request for one object into ErrNotExist, if it
 // proves that the object isn't there. Without the right to list, S3 answers 403
@@ -194,10 +166,10 @@ func (b *Bucket) list(ctx context.Context, prefix, startAfter string, yield func
 	in := &s3.ListObjectsV2Input{
 		Bucket: &b.cfg.Bucket, MaxKeys: aws.Int32(int32(b.cfg.PageSize)), EncodingType: types.EncodingTypeUrl,
 		// What no name holds is left to our own comparison: some stores refuse it.
-		Prefix: aws.String(clean(b.cfg.Prefix + undotted(prefix))),
+		Prefix: aws.String(driver.CleanPrefix(b.cfg.Prefix + undotted(prefix))),
 	}
 	if startAfter != "" {
-		in.StartAfter = aws.String(clean(b.cfg.Prefix + startAfter))
+		in.StartAfter = aws.String(driver.CleanPrefix(b.cfg.Prefix + startAfter))
 	}
 	last := ""
 	for {
@@ -258,14 +230,4 @@ func undotted(prefix string) string {
 		return prefix[:i]
 	}
 	return prefix
-}
-
-// clean cuts a prefix or a key where it holds what no name does.
-func clean(s string) string {
-	for i, r := range s {
-		if r == utf8.RuneError || unicode.IsControl(r) {
-			return s[:i]
-		}
-	}
-	return s
 }

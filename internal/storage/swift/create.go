@@ -21,6 +21,7 @@ import (
 
 	"wal-e/internal/fault"
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/driver"
 )
 
 // Create implements storage.Bucket.
@@ -45,15 +46,8 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 	headers["If-None-Match"] = "*"
 	headers["Content-Type"] = "application/octet-stream"
 	seek, start := storage.Fixed(r)
-	if size < 0 && seek != nil {
-		end, err := seek.Seek(0, io.SeekEnd)
-		if err == nil {
-			_, err = seek.Seek(start, io.SeekStart)
-		}
-		if err != nil {
-			return err
-		}
-		size = end - start
+	if size, err = driver.Size(size, seek, start); err != nil {
+		return err
 	}
 	if seek == nil && size <= firstLook {
 		// In memory it can be sent again, with its sum ahead.

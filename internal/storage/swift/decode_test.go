@@ -40,18 +40,3 @@ func FuzzDecodeBulk(f *testing.F) {
 		}
 	})
 }
-
-func FuzzMeta(f *testing.F) {
-	for _, s := range []string{"", " ", "%", "%20", " a b ", "%25 ", "a"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		e := swift.Escape(s)
-		if e == "" || strings.Trim(e, " ") != e {
-			t.Errorf("Escape(%q) = %q, which HTTP doesn't keep", s, e)
-		}
-		if got := swift.Unescape(e); got != s {
-			t.Errorf("Unescape(%q) = %q, want %q", e, got, s)
-		}
-	})
-}

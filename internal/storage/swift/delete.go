@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/driver"
 )
 
 const (
@@ -24,22 +25,7 @@ const (
 
 // Delete implements storage.Bucket. An object in segments goes with them.
 func (b *Bucket) Delete(ctx context.Context, keys ...string) error {
-	for _, key := range keys {
-		if err := storage.CheckKey(key); err != nil {
-			return fmt.Errorf("delete %s in %s: %w", key, b.URL(), err)
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("delete in %s: %w", b.URL(), err)
-	}
-	for len(keys) > 0 {
-		batch := keys[:min(bulkSize, len(keys))]
-		if err := b.deleteBatch(ctx, batch); err != nil {
-			return fmt.Errorf("delete in %s: %w", b.URL(), err)
-		}
-		keys = keys[len(batch):]
-	}
-	return nil
+	return driver.DeleteBatches(ctx, b, keys, bulkSize, b.deleteBatch)
 }
 
 func (b *Bucket) deleteBatch(ctx context.Context, keys []string) error {

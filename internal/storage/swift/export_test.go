@@ -16,9 +16,3 @@ func DecodeBulk(r io.Reader) error {
 	var s session
 	return s.bulkResult(r)
 }
-
-// Meta takes metadata through the headers in which they travel.
-var (
-	Escape   = escape
-	Unescape = unescape
-)

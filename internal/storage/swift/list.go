@@ -12,10 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/driver"
 )
 
 // maxPage bounds one answer: a name of 1 KiB takes up to 6 KiB, all else less.
@@ -70,7 +69,7 @@ func (o object) time() (time.Time, error) {
 // and come after a marker, until it returns false or an error.
 func (b *Bucket) list(ctx context.Context, container, prefix, after string, each func(object) (bool, error)) error {
 	// What Swift refuses to look for is left to the caller's own comparison.
-	prefix, after = clean(prefix), clean(after)
+	prefix, after = driver.CleanPrefix(prefix), driver.CleanPrefix(after)
 	for {
 		page, err := b.page(ctx, container, prefix, after)
 		if err != nil {
@@ -95,16 +94,6 @@ func (b *Bucket) list(ctx context.Context, container, prefix, after string, each
 			return ctx.Err()
 		}
 	}
-}
-
-// clean cuts a prefix or marker where it holds what no name does.
-func clean(s string) string {
-	for i, r := range s {
-		if r == utf8.RuneError || unicode.IsControl(r) {
-			return s[:i]
-		}
-	}
-	return s
 }
 
 func (b *Bucket) page(ctx context.Context, container, prefix, after string) ([]object, error) {

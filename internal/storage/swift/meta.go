@@ -8,6 +8,7 @@ import (
 	"github.com/ncw/swift/v2"
 
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/driver"
 )
 
 const metaPrefix = "X-Object-Meta-"
@@ -19,9 +20,7 @@ const (
 	maxMetaCount = 90
 )
 
-// metaHeaders returns the headers that keep metadata. HTTP drops the spaces
-// around a value, and Swift takes an empty one for none: both are escaped, with
-// a percent sign.
+// metaHeaders returns the headers that keep metadata.
 func metaHeaders(m storage.Meta) (swift.Headers, error) {
 	if err := storage.CheckMeta(m); err != nil {
 		return nil, err
@@ -31,34 +30,13 @@ func metaHeaders(m storage.Meta) (swift.Headers, error) {
 	}
 	h := make(swift.Headers)
 	for k, v := range m {
-		v = escape(v)
+		v = driver.EscapeMeta(v)
 		if len(k) > maxMetaName || len(v) > maxMetaValue {
 			return nil, fmt.Errorf("%w: Swift takes values of %d bytes, that of %s has %d", storage.ErrNoMeta, maxMetaValue, k, len(v))
 		}
 		h[metaPrefix+k] = v
 	}
 	return h, nil
-}
-
-func escape(v string) string {
-	v = strings.ReplaceAll(v, "%", "%25")
-	if v == "" {
-		return "%"
-	}
-	if strings.HasPrefix(v, " ") {
-		v = "%20" + v[1:]
-	}
-	if strings.HasSuffix(v, " ") {
-		v = v[:len(v)-1] + "%20"
-	}
-	return v
-}
-
-func unescape(v string) string {
-	if v == "%" {
-		return ""
-	}
-	return strings.NewReplacer("%25", "%", "%20", " ").Replace(v)
 }
 
 // headersMeta returns the metadata in headers, or nil.
@@ -69,7 +47,7 @@ func headersMeta(h http.Header) storage.Meta {
 			if m == nil {
 				m = make(storage.Meta)
 			}
-			m[strings.ToLower(k)] = unescape(values[0])
+			m[strings.ToLower(k)] = driver.UnescapeMeta(values[0])
 		}
 	}
 	return m

@@ -6,9 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
-	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -17,6 +15,7 @@ import (
 	"github.com/ncw/swift/v2"
 
 	"wal-e/internal/storage"
+	"wal-e/internal/storage/driver"
 )
 
 // Get implements storage.Bucket. An object that is read from its first byte to
@@ -42,49 +41,32 @@ func (b *Bucket) get(ctx context.Context, key string, offset, length int64) (io.
 		return http.NoBody, err
 	}
 	r := request{method: http.MethodGet, container: b.cfg.Container, object: b.name(key)}
-	ranged := offset > 0 || length > 0
-	switch {
-	case length > 0 && length <= math.MaxInt64-offset:
-		r.headers = swift.Headers{"Range": fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)}
-	case ranged:
-		r.headers = swift.Headers{"Range": fmt.Sprintf("bytes=%d-", offset)}
+	span := driver.Range(offset, length)
+	if span != "" {
+		r.headers = swift.Headers{"Range": span}
 	}
 	res, err := b.send(ctx, r)
 	if err != nil {
 		var e *statusError
-		if ranged && errors.As(err, &e) && e.code == http.StatusRequestedRangeNotSatisfiable {
+		if span != "" && errors.As(err, &e) && e.code == http.StatusRequestedRangeNotSatisfiable {
 			return http.NoBody, nil // it begins behind the last byte
 		}
 		return nil, b.proven(ctx, key, err)
 	}
-	if ranged && res.StatusCode != http.StatusPartialContent {
-		return whole(res, offset, length)
+	if span != "" && res.StatusCode != http.StatusPartialContent {
+		return driver.Unranged(ctx, res, offset, length)
 	}
-	body := &body{ReadCloser: res.Body, left: res.ContentLength}
-	if sum := etag(res.Header); !ranged && !large(res.Header) && len(sum) == 2*md5.Size {
-		body.sum, body.want = md5.New(), sum
+	body := driver.NewBody(ctx, res.Body, res.ContentLength)
+	if want := etag(res.Header); span == "" && !large(res.Header) && len(want) == 2*md5.Size {
+		sum := md5.New()
+		body.Sum(sum, func() error {
+			if got := hex.EncodeToString(sum.Sum(nil)); got != want {
+				return fmt.Errorf("what arrived has the MD5 sum %s, stored was %s", got, want)
+			}
+			return nil
+		})
 	}
 	return body, nil
-}
-
-// whole is the answer of a server that sent an object from its beginning though
-// a range of it was asked for, as some do for an empty one.
-func whole(res *http.Response, offset, length int64) (io.ReadCloser, error) {
-	if n := res.ContentLength; n >= 0 && n <= offset {
-		return http.NoBody, res.Body.Close()
-	}
-	if offset > 0 {
-		res.Body.Close()
-		return nil, fmt.Errorf("%w: the server ignores the range of a request", storage.ErrInvalid)
-	}
-	b := &body{ReadCloser: res.Body, left: res.ContentLength}
-	if length < 0 {
-		return b, nil
-	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{io.LimitReader(b, length), b}, nil
 }
 
 // large reports whether an object is in segments.
@@ -93,33 +75,6 @@ func large(h http.Header) bool { return static(h) || h.Get("X-Object-Manifest") 
 func static(h http.Header) bool {
 	yes, _ := strconv.ParseBool(strings.ToLower(h.Get("X-Static-Large-Object")))
 	return yes
-}
-
-// A body fails where the content of an object ends early or isn't what was
-// stored.
-type body struct {
-	io.ReadCloser
-	left int64     // bytes to come; negative: not known
-	sum  hash.Hash // nil: not to be checked
-	want string
-}
-
-func (b *body) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if b.left >= 0 {
-		if b.left -= int64(n); b.left < 0 || err == io.EOF && b.left > 0 {
-			return n, io.ErrUnexpectedEOF
-		}
-	}
-	if b.sum != nil {
-		b.sum.Write(p[:n])
-		if err == io.EOF {
-			if got := hex.EncodeToString(b.sum.Sum(nil)); got != b.want {
-				return n, fmt.Errorf("what arrived has the MD5 sum %s, stored was %s", got, b.want)
-			}
-		}
-	}
-	return n, err
 }
 
 // head asks for what is known of an object.
