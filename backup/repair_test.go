@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"wal-e/chunkstore"
@@ -249,13 +250,13 @@ func TestRepairRights(t *testing.T) {
 // failing fails the nth call, before it did anything or after.
 type failing struct {
 	storage.Bucket
-	left  *int
+	left  *atomic.Int64
 	after bool
 }
 
 var errFailing = errors.New("storage failed")
 
-func (f failing) fail() bool { *f.left--; return *f.left == -1 }
+func (f failing) fail() bool { return f.left.Add(-1) == -1 }
 
 func (f failing) Create(ctx context.Context, key string, r io.Reader, size int64, meta storage.Meta) error {
 	if !f.fail() {
@@ -302,10 +303,11 @@ func TestRepairFaults(t *testing.T) {
 			c.damage(t, packs[0], "flip")
 			c.damage(t, packs[1], "gone")
 			c.damage(t, index, "flip")
-			left := n
+			var left atomic.Int64
+			left.Store(int64(n))
 			cfg := VerifyConfig{Repair: true, ReadData: true, CopyFrom: copied, TempDir: t.TempDir(), Bucket: failing{c.bucket, &left, after}}
 			_, err := Verify(t.Context(), cfg)
-			done = left >= 0
+			done = left.Load() >= 0
 			if !done && !errors.Is(err, errFailing) && !errors.Is(err, chunkstore.ErrUnrepaired) {
 				// createOnce and a pack that another one stored take a lost answer for
 				// what it is.

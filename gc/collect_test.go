@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,7 +28,9 @@ type archive struct {
 	b     storage.Bucket
 	store *chunkstore.Store
 	table *index.Table
-	now   time.Time
+
+	mu  sync.Mutex // stores and copies ask for the time side by side
+	now time.Time
 }
 
 func newArchive(t *testing.T) *archive {
@@ -57,6 +60,8 @@ func (a *archive) use(b storage.Bucket) {
 }
 
 func (a *archive) clock() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.now = a.now.Add(time.Millisecond)
 	return a.now
 }
