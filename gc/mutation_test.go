@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,6 +34,11 @@ const (
 	deafToRace  mutation = "W5 notices a lost race"
 	noW6        mutation = "W6"
 	noHorizon   mutation = "W2 checks the WAL horizon"
+
+	intentNever mutation = "W1 before all else"
+	packsLate   mutation = "W4 before W5"
+	blindRepair mutation = "repair: it sees that a pack is whole"
+	markDropped mutation = "repair: it condemns damaged packs"
 )
 
 func (m mutation) wrap(b storage.Bucket) storage.Bucket {
@@ -55,31 +62,61 @@ type mutant struct {
 
 func (b *mutant) Create(ctx context.Context, key string, r io.Reader, size int64, meta storage.Meta) error {
 	switch {
-	case b.m == intentLate && strings.HasSuffix(key, ".intent"):
+	case (b.m == intentLate || b.m == intentNever) && strings.HasSuffix(key, ".intent"),
+		b.m == packsLate && strings.HasPrefix(key, chunkstore.PackFolder):
 		data, err := io.ReadAll(r)
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.held = map[string][]byte{key: data}
+		if b.held == nil {
+			b.held = make(map[string][]byte)
+		}
+		b.held[key] = data
+		return err
+	case b.m == markDropped && strings.HasPrefix(key, "chunks_006/condemned/"):
+		return nil
+	case b.m == intentNever && !strings.HasSuffix(key, ".outcome"):
+		return b.Bucket.Create(ctx, key, r, size, meta)
+	case b.m == packsLate:
+		err := b.Bucket.Create(ctx, key, r, size, meta)
+		if err == nil && strings.HasSuffix(key, ".outcome") {
+			err = b.createHeld(ctx)
+		}
 		return err
 	case b.m == marksEarly && strings.HasSuffix(key, ".intent"):
 		if err := b.remember(ctx, "chunks_006/condemned/"); err != nil {
 			return err
 		}
 	}
-	b.mu.Lock()
-	held := b.held
-	b.held = nil
-	b.mu.Unlock()
-	for k, data := range held {
-		if err := storage.CreateBytes(ctx, b.Bucket, k, data, nil); err != nil {
-			return err
-		}
+	if err := b.createHeld(ctx); err != nil {
+		return err
 	}
 	err := b.Bucket.Create(ctx, key, r, size, meta)
 	if b.m == deafToRace && strings.HasSuffix(key, ".outcome") && errors.Is(err, storage.ErrExist) {
 		return nil
 	}
 	return err
+}
+
+// createHeld creates what waited.
+func (b *mutant) createHeld(ctx context.Context) error {
+	b.mu.Lock()
+	held := b.held
+	b.held = nil
+	b.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(held)) {
+		if err := storage.CreateBytes(ctx, b.Bucket, key, held[key], nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waits returns an object whose creation waits.
+func (b *mutant) waits(key string) ([]byte, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	data, ok := b.held[key]
+	return data, ok
 }
 
 func (b *mutant) remember(ctx context.Context, prefix string) error {
@@ -129,10 +166,16 @@ func (b *mutant) Stat(ctx context.Context, key string) (storage.Attributes, erro
 	if b.m == noW6 && strings.HasSuffix(key, ".intent") || b.m == noWALCheck && strings.HasPrefix(key, "wal_006/") {
 		return storage.Attributes{}, nil
 	}
+	if data, ok := b.waits(key); ok {
+		return storage.Attributes{Object: storage.Object{Key: key, Size: int64(len(data))}}, nil
+	}
 	return b.Bucket.Stat(ctx, key)
 }
 
 func (b *mutant) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if b.m == blindRepair && strings.HasPrefix(key, chunkstore.PackFolder) {
+		return io.NopCloser(bytes.NewReader(make([]byte, max(length, 0)))), nil
+	}
 	if b.m != noHorizon || !strings.HasPrefix(key, "chunks_006/condemned/") {
 		return b.Bucket.Get(ctx, key, offset, length)
 	}
@@ -169,6 +212,12 @@ func mutationCases() []mutationCase {
 	push := func(m mutation, within uint64) mutationCase {
 		return mutationCase{string(m), scenario{client: m}, within}
 	}
+	copies := func(m mutation, within uint64, naps ...nap) mutationCase {
+		return mutationCase{"copy: " + string(m), scenario{copier: m, copies: true, naps: naps}, within}
+	}
+	repair := func(m mutation, within uint64) mutationCase {
+		return mutationCase{string(m), scenario{mender: m, copies: m == blindRepair, decay: true}, within}
+	}
 	return []mutationCase{
 		push(intentLate, 500),
 		push(marksUnread, 500),
@@ -178,6 +227,14 @@ func mutationCases() []mutationCase {
 		push(deafToRace, 500),
 		push(noW6, 500),
 		{string(noHorizon), scenario{client: noHorizon, sleepy: true, naps: []nap{beforeWAL}}, 3000},
+		copies(intentNever, 1000, beforeCopy),
+		copies(packsLate, 100),
+		copies(marksUnread, 3000, beforePacks, beforeCopy),
+		copies(noRecheck, 3000, beforeCopy),
+		copies(deafToRace, 1000),
+		copies(noW6, 3000, beforeReap, beforeCopy),
+		repair(blindRepair, 500),
+		repair(markDropped, 500),
 		gcCase("G1 lists packs before runs", gc.Skipped{PacksFirst: true}, 500),
 		gcCase("G1 spares packs of open pushes", gc.Skipped{OwnPacks: true}, 500),
 		gcCase("G4 waits", gc.Skipped{Grace: true}, 500),

@@ -2,14 +2,11 @@ package gc_test
 
 import (
 	"bytes"
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -50,6 +47,13 @@ type scenario struct {
 	primaries bool
 	naps      []nap // where processes like to stop
 	steps     int   // at least; 0 means minSteps
+	// copies are made to a second prefix, which has its own deletes, collections
+	// and pushes.
+	copies bool
+	// decay loses packs and flips bits in them, and in index objects; repairs run.
+	decay  bool
+	copier mutation // by copies, at the destination
+	mender mutation // by repairs
 	// script is what happens, in place of chance.
 	script script
 }
@@ -65,6 +69,7 @@ type nap struct {
 }
 
 func (n nap) at(client, op, key string) bool {
+	key = strings.TrimPrefix(key, copyDir)
 	isCollection := strings.HasPrefix(client, "delete") || strings.HasPrefix(client, "collect")
 	return op == n.op && strings.HasPrefix(key, n.key) && strings.HasSuffix(key, n.suffix) &&
 		(n.client != "" && strings.HasPrefix(client, n.client) || n.client == "" && isCollection)
@@ -79,6 +84,7 @@ var (
 	beforeReap    = nap{"", "delete", "basebackups_006/", ".intent", 0.7}
 	beforeIntent  = nap{"push", "create", "basebackups_006/", ".intent", 0.3}
 	beforeOutcome = nap{"push", "create", "basebackups_006/", ".outcome", 0.5}
+	beforeCopy    = nap{"copy", "create", "basebackups_006/", ".outcome", 0.5}
 	allNaps       = []nap{
 		beforeMark, beforeRuns, beforeWAL,
 		beforePacks, beforeReap, beforeIntent, beforeOutcome,
@@ -98,35 +104,38 @@ func (s *sim) napChance(client, op, key string) float64 {
 // A sim is one seed under way: a world, what ought to be true of it, and the
 // processes in it.
 type sim struct {
-	seed   uint64
-	sc     scenario
-	rng    *rand.Rand
-	w      *simstore.World
-	shared *chunkstore.Store // of another bucket; its keys and tables are dear to make
-	store  *chunkstore.Store // of the world's
-	dir    string
-	table  *index.Table // of the oracle
-	hosts  []*host
-	mu     sync.Mutex // guards failed and outcomes: processes look at them, and timers may wake several
-	failed string
+	seed    uint64
+	sc      scenario
+	rng     *rand.Rand
+	w       *simstore.World
+	shared  *chunkstore.Store // of another bucket; its keys and tables are dear to make
+	dir     string
+	*place                     // the archive
+	copy    *place             // where copies go; nil: nowhere
+	copiers []*simstore.Client // the last one of each host that copies
+	mu      sync.Mutex         // guards failed and outcomes: processes look at them, and timers may wake several
+	failed  string
 
-	outcomes   map[string]*chunkstore.Outcome // by key: an outcome never changes
-	wal        map[*chunkstore.Outcome][]string
-	committing atomic.Int64 // pushes that no lifecycle rule may disturb any more
-	lsn        uint64       // segment at which the cluster is
-	versions   [extents]int // the cluster's content now
+	committing atomic.Int64      // pushes that no lifecycle rule may disturb any more
+	decayed    map[string]*decay // by key in the world: what was lost or damaged
+	began      map[string]int    // by the end of the key of an intent: the step at which it was created
+	lsn        uint64            // segment at which the cluster is
+	versions   [extents]int      // the cluster's content now
 	spawned    int
 	kinds      map[string]int
 	lifecycle  bool
 	settling   bool         // faults are over
 	pushed     atomic.Int64 // pushes that succeeded
 	undeleted  atomic.Int64 // undeletes that did
+	copied     atomic.Int64 // backups that were copied
+	mended     atomic.Int64 // packs that came back
 	nap        func(client, op, key string) float64
 }
 
 // A host pushes one backup after the other, with its index table.
 type host struct {
 	name  string
+	place *place // where it pushes to
 	table *index.Table
 	push  *simstore.Client // the last one
 	known [extents]seen    // by the last push that wrote the extent
@@ -167,7 +176,10 @@ func page(i, version int) []byte {
 // runSeed runs one seed to its end. It returns what went wrong, and the trace.
 func runSeed(t *testing.T, seed uint64, sc scenario, dir string, store *chunkstore.Store) (*sim, string) {
 	t.Helper()
-	s := &sim{seed: seed, sc: sc, shared: store, dir: filepath.Join(dir, fmt.Sprint(seed)), outcomes: make(map[string]*chunkstore.Outcome), kinds: make(map[string]int), wal: make(map[*chunkstore.Outcome][]string), lsn: 10}
+	s := &sim{
+		seed: seed, sc: sc, shared: store, dir: filepath.Join(dir, fmt.Sprint(seed)), kinds: make(map[string]int), lsn: 10,
+		decayed: make(map[string]*decay), began: make(map[string]int),
+	}
 	synctest.Test(t, func(t *testing.T) {
 		if err := s.run(); err != nil && s.failed == "" {
 			s.failed = err.Error()
@@ -273,16 +285,14 @@ func (s *sim) setUp() error {
 	if err := storage.CreateBytes(ctx, s.w.Direct(), configKey, data, nil); err != nil {
 		return err
 	}
-	s.store = s.shared.On(s.w.Direct())
-	for i := range 3 {
-		h := &host{name: fmt.Sprintf("host%d", i)}
-		if h.table, err = s.openTable(h.name); err != nil {
+	if s.place, err = s.newPlace("", 3); err != nil {
+		return err
+	}
+	if s.sc.copies {
+		if s.copy, err = s.newPlace(copyDir, 1); err != nil {
 			return err
 		}
-		s.hosts = append(s.hosts, h)
-	}
-	if s.table, err = s.openTable("oracle"); err != nil {
-		return err
+		s.copiers = make([]*simstore.Client, 2)
 	}
 	if s.sc.script != nil {
 		return nil
@@ -300,11 +310,8 @@ func (s *sim) setUp() error {
 }
 
 func (s *sim) closeHosts() {
-	for _, h := range s.hosts {
-		_ = h.table.Close() // of a folder that is removed
-	}
-	if s.table != nil {
-		_ = s.table.Close()
+	for _, p := range s.places() {
+		p.close()
 	}
 }
 
@@ -361,12 +368,24 @@ func (s *sim) disturb() {
 		if s.sc.sleepy {
 			kinds = append(kinds, "archive", "archive")
 		}
+		if s.sc.copies {
+			kinds = append(kinds, "copy", "copy", "copy", "delete@copy", "delete@copy", "collect@copy", "read@copy", "undelete@copy", "dry@copy", "push@copy")
+		}
+		if s.sc.decay {
+			kinds = append(kinds, "repair", "repair")
+			if s.sc.copies {
+				kinds = append(kinds, "repair@copy")
+			}
+		}
 		s.begin(kinds[r.IntN(len(kinds))])
 	}
 	for _, h := range s.hosts {
 		if h.push != nil && h.push.Frozen() && r.IntN(60) == 0 {
 			s.w.Thaw(h.push)
 		}
+	}
+	if s.sc.decay && r.IntN(100) == 0 {
+		s.rot()
 	}
 	for _, c := range s.w.Clients() {
 		if c.Frozen() && r.IntN(80) == 0 {
@@ -388,242 +407,18 @@ func (s *sim) expire() {
 	if s.committing.Load() > 0 {
 		return
 	}
+	place := s.place
+	if s.copy != nil && s.w.Rand().IntN(2) == 0 {
+		place = s.copy
+	}
 	var packs []string
-	need := s.neededPacks()
-	for _, key := range s.w.Keys() {
+	need := place.neededPacks()
+	for _, key := range place.keys() {
 		if strings.HasPrefix(key, "chunks_006/packs/") && !need[key] {
-			packs = append(packs, key)
+			packs = append(packs, place.dir+key)
 		}
 	}
 	if len(packs) > 0 {
 		s.w.Remove(packs[s.w.Rand().IntN(len(packs))])
 	}
-}
-
-// watch is the oracle: it looks at each change to the store.
-func (s *sim) watch(c simstore.Change) {
-	key := c.Key
-	switch {
-	case strings.HasPrefix(c.Client, "dry"):
-		s.fail("dry run changed %s", key)
-	case c.Data == nil && strings.HasPrefix(key, "chunks_006/packs/"):
-		if ref, needed := s.whoNeeds(key); needed {
-			s.fail("pack %s was removed, which backup %s needs", key, ref)
-		}
-	case c.Data == nil && strings.HasPrefix(key, "wal_006/"):
-		s.checkWAL(key)
-	case strings.HasPrefix(key, "basebackups_006/") && c.Data != nil, strings.HasPrefix(key, "deleted_006/") && c.Data == nil:
-		s.checkNew(key)
-	case strings.HasPrefix(key, "basebackups_006/"):
-		s.checkRemoved(key)
-	case strings.HasPrefix(key, "chunks_006/condemned/") && !strings.HasSuffix(key, ".grace"):
-		s.checkMark(key, c.Data)
-	}
-}
-
-// backups returns the valid backups as the store has them.
-func (s *sim) backups() map[chunkstore.Ref]*chunkstore.Outcome {
-	ctx := contextForOracle()
-	runs, err := chunkstore.Runs(ctx, s.w.Direct())
-	if err != nil {
-		s.fail("oracle: %v", err)
-	}
-	valid := make(map[chunkstore.Ref]*chunkstore.Outcome)
-	for _, r := range runs {
-		if !r.Ended() {
-			continue
-		}
-		o, err := s.outcome(ctx, r)
-		if err != nil {
-			s.fail("oracle: %v", err)
-			continue
-		}
-		if o.Result == chunkstore.Commit {
-			valid[r.Ref] = o
-		}
-	}
-	return valid
-}
-
-// outcome reads an outcome once.
-func (s *sim) outcome(ctx context.Context, r chunkstore.Run) (*chunkstore.Outcome, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if o := s.outcomes[r.OutcomeKey()]; o != nil {
-		return o, nil
-	}
-	o, err := chunkstore.ReadOutcome(ctx, s.w.Direct(), r.Ref)
-	if err == nil && o.Result == chunkstore.Commit { // a late ABORT may come and go
-		s.outcomes[r.OutcomeKey()] = o
-	}
-	return o, err
-}
-
-func (s *sim) neededPacks() map[string]bool {
-	need := make(map[string]bool)
-	for _, o := range s.backups() {
-		for p := range o.Footprint.All() {
-			need[chunkstore.PackKey(p)] = true
-		}
-	}
-	return need
-}
-
-func (s *sim) whoNeeds(pack string) (chunkstore.Ref, bool) {
-	for ref, o := range s.backups() {
-		for p := range o.Footprint.All() {
-			if chunkstore.PackKey(p) == pack {
-				return ref, true
-			}
-		}
-	}
-	return chunkstore.Ref{}, false
-}
-
-// checkWAL is called when a WAL file was removed.
-func (s *sim) checkWAL(key string) {
-	for ref, o := range s.backups() {
-		for _, k := range s.walKeys(o) {
-			if k == key {
-				s.fail("WAL file %s was removed, which backup %s needs", key, ref)
-			}
-		}
-	}
-}
-
-// walKeys are the WAL files that a backup needs.
-func (s *sim) walKeys(o *chunkstore.Outcome) []string {
-	keys, known := s.wal[o]
-	if !known {
-		keys = walKeys(o)
-		s.wal[o] = keys
-	}
-	return keys
-}
-
-func walKeys(o *chunkstore.Outcome) []string {
-	var m manifest
-	if err := json.Unmarshal(o.Manifest, &m); err != nil {
-		return []string{err.Error()}
-	}
-	start, _ := postgres.ParseLSN(m.Start)
-	stop, _ := postgres.ParseLSN(m.Stop)
-	var keys []string
-	for seg := range postgres.Segments(m.Timeline, start, stop, segmentSize) {
-		keys = append(keys, "wal_006/"+system+"/"+seg.Name(segmentSize))
-	}
-	return keys
-}
-
-// checkNew is called when a run may have become valid: then it restores.
-func (s *sim) checkNew(key string) {
-	for ref, o := range s.backups() {
-		if strings.Contains(key, ref.Run.String()) {
-			if err := s.restore(ref, o); err != nil {
-				s.fail("backup %s became valid and doesn't restore: %v", ref, err)
-			}
-		}
-	}
-}
-
-// restore reads a backup from the store as it is and compares it.
-func (s *sim) restore(ref chunkstore.Ref, o *chunkstore.Outcome) error {
-	ctx := contextForOracle()
-	for _, key := range s.walKeys(o) {
-		if _, err := s.w.Direct().Stat(ctx, key); err != nil {
-			return fmt.Errorf("WAL %s: %w", key, err)
-		}
-	}
-	return readBackup(ctx, s.store, o, s.table)
-}
-
-// restoreAll restores each backup with a table that knows nothing yet, as a new
-// host does.
-func (s *sim) restoreAll() error {
-	_ = s.table.Close() // of a file that isn't used any more
-	var err error
-	if s.table, err = s.openTable("last"); err != nil {
-		return err
-	}
-	for ref, o := range s.backups() {
-		if err := s.restore(ref, o); err != nil {
-			return fmt.Errorf("in the end backup %s doesn't restore: %w", ref, err)
-		}
-	}
-	return nil
-}
-
-// checkRemoved is called when an intent or outcome was removed: it wasn't a
-// backup's.
-func (s *sim) checkRemoved(key string) {
-	stem := strings.TrimSuffix(strings.TrimSuffix(key, ".intent"), ".outcome")
-	other := stem + ".outcome"
-	if strings.HasSuffix(key, ".outcome") {
-		other = stem + ".intent"
-	}
-	ctx := contextForOracle()
-	_, oerr := s.w.Direct().Stat(ctx, other)
-	_, terr := s.w.Direct().Stat(ctx, strings.Replace(stem, "basebackups_006", "deleted_006", 1))
-	if oerr != nil || !errors.Is(terr, storage.ErrNotExist) {
-		return
-	}
-	if strings.HasSuffix(key, ".outcome") {
-		if s.outcomes[key] != nil {
-			s.fail("outcome %s of a backup was removed", key)
-		}
-		return
-	}
-	data, err := storage.ReadAll(ctx, s.w.Direct(), other, 1<<20)
-	if err == nil && strings.Contains(string(data), `"result": "commit"`) {
-		s.fail("intent %s of a backup was removed", key)
-	}
-}
-
-// checkMark is called when a mark came or went.
-func (s *sim) checkMark(key string, data []byte) {
-	ctx := contextForOracle()
-	marks, err := chunkstore.ReadMarks(ctx, s.w.Direct())
-	if err != nil {
-		s.fail("oracle: %v", err)
-		return
-	}
-	if data == nil {
-		return
-	}
-	runs, err := chunkstore.Runs(ctx, s.w.Direct())
-	if err != nil {
-		s.fail("oracle: %v", err)
-		return
-	}
-	valid := s.backups()
-	for _, m := range marks.Marks {
-		if !strings.HasSuffix(key, m.ID.String()) {
-			continue
-		}
-		for p := range m.Packs.All() {
-			i := slices.IndexFunc(runs, func(r chunkstore.Run) bool { return r.Ref.Run == p.Run })
-			if i < 0 {
-				continue
-			}
-			if runs[i].Open() && runs[i].Deleted == nil {
-				s.fail("pack %s of an open push was condemned", p)
-			}
-			if o := valid[runs[i].Ref]; o != nil && o.Footprint.Has(p) {
-				s.fail("pack %s was condemned, which backup %s stored and needs", p, runs[i].Ref)
-			}
-		}
-	}
-}
-
-func segmentOf(o *chunkstore.Outcome) uint64 {
-	lsn, _ := postgres.ParseLSN(o.Start)
-	return uint64(lsn) / uint64(segmentSize)
-}
-
-func segmentNumber(name string) uint64 {
-	s, err := postgres.ParseSegment(name[:24], segmentSize)
-	if err != nil {
-		return ^uint64(0)
-	}
-	return s.No
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"wal-e/chunkstore"
@@ -33,24 +34,32 @@ func (s *sim) begin(kind string) {
 	skew := time.Duration(r.IntN(5)-2)*time.Hour*time.Duration(r.IntN(2)*r.IntN(40)) + time.Duration(number%16)*time.Millisecond
 	now := func() time.Time { return time.Now().Add(skew) }
 	name := fmt.Sprintf("%s-%d", kind, number)
-	switch kind {
+	what, place := kind, s.place
+	if cut, ok := strings.CutSuffix(kind, "@copy"); ok {
+		what, place = cut, s.copy
+	}
+	switch what {
 	case "push":
-		s.beginPush(name, chance, now)
+		s.beginPush(place, name, chance, now)
 	case "delete", "dry", "collect":
-		s.w.Go(name, func(ctx context.Context, c *simstore.Client) { s.collect(ctx, c, kind, chance, now) })
+		s.w.Go(name, func(ctx context.Context, c *simstore.Client) { s.collect(ctx, c, place, what, chance, now) })
 	case "undelete":
-		s.w.Go(name, func(ctx context.Context, c *simstore.Client) { s.undelete(ctx, c, chance, now) })
+		s.w.Go(name, func(ctx context.Context, c *simstore.Client) { s.undelete(ctx, c, place, chance, now) })
 	case "archive":
 		s.w.Go(name, func(ctx context.Context, c *simstore.Client) { s.archiveAgain(ctx, c, chance) })
 	case "read":
-		s.w.Go(name, func(ctx context.Context, c *simstore.Client) { s.read(ctx, c, chance) })
+		s.w.Go(name, func(ctx context.Context, c *simstore.Client) { s.read(ctx, c, place, chance) })
+	case "copy":
+		s.beginCopy(name, chance, now)
+	case "repair":
+		s.w.Go(name, func(ctx context.Context, c *simstore.Client) { s.repair(ctx, c, place, chance, now) })
 	}
 }
 
 // beginPush begins a push on a host where none runs. One that died there is
 // ended first, as backup-push does.
-func (s *sim) beginPush(name string, chance uint64, now func() time.Time) {
-	h := s.hosts[int(chance%uint64(len(s.hosts)))]
+func (s *sim) beginPush(place *place, name string, chance uint64, now func() time.Time) {
+	h := place.hosts[int(chance%uint64(len(place.hosts)))]
 	if h.push != nil && !h.push.Done() {
 		return
 	}
@@ -78,7 +87,7 @@ type push struct {
 func (p *push) lsn(n uint64) string { return postgres.LSN(n * uint64(segmentSize)).String() }
 
 func (p *push) run(ctx context.Context, c *simstore.Client) {
-	b := p.client.wrap(c)
+	b := p.client.wrap(p.h.place.in(c))
 	if p.s.sc.lenient {
 		b = withoutW4a(b)
 	}
@@ -87,7 +96,7 @@ func (p *push) run(ctx context.Context, c *simstore.Client) {
 	}
 	seg := postgres.SegmentAt(1, postgres.LSN(p.start*uint64(segmentSize)), segmentSize)
 	name := fmt.Sprintf("base_%s_%08d", seg.Name(segmentSize), 40)
-	run, err := p.s.store.On(b).Begin(ctx, chunkstore.PushConfig{
+	run, err := p.h.place.store.On(b).Begin(ctx, chunkstore.PushConfig{
 		Name: name, Table: p.h.table, Now: p.now, PackSize: 16 << 10,
 		Intent: chunkstore.Intent{Host: p.h.name, HostID: p.h.name, System: system, Start: p.lsn(p.start)},
 	})
@@ -100,7 +109,7 @@ func (p *push) run(ctx context.Context, c *simstore.Client) {
 		return
 	}
 	p.s.pushed.Add(1)
-	p.s.reported(c, run.Ref())
+	p.h.place.reported(c, run.Ref())
 }
 
 // copy does what backup-push does between the begin and the commit.
@@ -225,25 +234,25 @@ func fencePredecessors(ctx context.Context, b storage.Bucket, host string) error
 }
 
 // reported is called when a push told its user that the backup exists.
-func (s *sim) reported(c *simstore.Client, ref chunkstore.Ref) {
-	if s.backups()[ref] != nil {
+func (p *place) reported(c *simstore.Client, ref chunkstore.Ref) {
+	if p.backups()[ref] != nil {
 		return
 	}
-	if s.deletedOnce(ref) {
+	if p.deletedOnce(ref) {
 		return
 	}
-	s.fail("%s reported success, and backup %s isn't valid", c.Name(), ref)
+	p.s.fail("%s reported success, and backup %s isn't valid", c.Name(), ref)
 }
 
 // deletedOnce tells whether a user deleted the backup at any time.
-func (s *sim) deletedOnce(ref chunkstore.Ref) bool {
-	return s.w.Existed(ref.TombstoneKey())
+func (p *place) deletedOnce(ref chunkstore.Ref) bool {
+	return p.s.w.Existed(p.dir + ref.TombstoneKey())
 }
 
 // collect runs a delete, a collection or a dry run.
-func (s *sim) collect(ctx context.Context, c *simstore.Client, kind string, chance uint64, now func() time.Time) {
+func (s *sim) collect(ctx context.Context, c *simstore.Client, place *place, kind string, chance uint64, now func() time.Time) {
 	cfg := gc.Config{
-		Bucket: c, Host: c.Name(), Now: now, Requests: 1 + int(chance%4), DryRun: kind == "dry",
+		Bucket: place.in(c), Host: c.Name(), Now: now, Requests: 1 + int(chance%4), DryRun: kind == "dry",
 		AbortRunning: chance>>4%8 == 0, Wait: chance>>8%4 == 0, Poll: time.Hour,
 	}
 	if chance>>12%6 == 0 {
@@ -257,7 +266,7 @@ func (s *sim) collect(ctx context.Context, c *simstore.Client, kind string, chan
 	}
 	cfg.Skip(s.sc.skip)
 	if chance>>40%5 == 0 { // some backups are kept beyond the window, with just their own WAL
-		for ref := range s.backups() {
+		for ref := range place.backups() {
 			if (chance>>44+uint64(ref.Run[5]))%2 == 0 {
 				cfg.Ranges = append(cfg.Ranges, ref)
 			}
@@ -265,11 +274,16 @@ func (s *sim) collect(ctx context.Context, c *simstore.Client, kind string, chan
 	}
 	var refs []chunkstore.Ref
 	if kind == "delete" || kind == "dry" && chance>>20%2 == 0 {
-		runs, err := chunkstore.Runs(ctx, c)
+		runs, err := chunkstore.Runs(ctx, cfg.Bucket)
 		if err != nil {
 			return
 		}
 		runs = slices.DeleteFunc(runs, func(r chunkstore.Run) bool { return !r.Ended() })
+		if place == s.copy && chance>>52%8 > 0 && len(runs) > 0 {
+			// What the newest backup shares with later ones can't be copied again.
+			newest := slices.MaxFunc(runs, func(a, b chunkstore.Run) int { return chunkstore.CompareRefs(a.Ref, b.Ref) })
+			runs = slices.DeleteFunc(runs, func(r chunkstore.Run) bool { return r.Ref == newest.Ref })
+		}
 		if len(runs) == 0 {
 			return
 		}
@@ -300,14 +314,14 @@ func (s *sim) collect(ctx context.Context, c *simstore.Client, kind string, chan
 		return
 	}
 	for _, ref := range refs {
-		if s.backups()[ref] != nil {
+		if place.backups()[ref] != nil {
 			s.fail("%s reported success, and backup %s is still there", c.Name(), ref)
 		}
 	}
 }
 
-func (s *sim) undelete(ctx context.Context, c *simstore.Client, chance uint64, now func() time.Time) {
-	runs, err := chunkstore.Runs(ctx, c)
+func (s *sim) undelete(ctx context.Context, c *simstore.Client, place *place, chance uint64, now func() time.Time) {
+	runs, err := chunkstore.Runs(ctx, place.in(c))
 	if err != nil {
 		return
 	}
@@ -317,16 +331,17 @@ func (s *sim) undelete(ctx context.Context, c *simstore.Client, chance uint64, n
 	}
 	s.committing.Add(1)
 	defer s.committing.Add(-1)
-	ref, err := gc.Undelete(ctx, gc.Undeletion{Bucket: s.sc.client.wrap(c), Host: c.Name(), Now: now}, runs[int(chance>>8)%len(runs)].Ref)
+	ref, err := gc.Undelete(ctx, gc.Undeletion{Bucket: s.sc.client.wrap(place.in(c)), Host: c.Name(), Now: now}, runs[int(chance>>8)%len(runs)].Ref)
 	if err == nil {
 		s.undeleted.Add(1)
-		s.reported(c, ref)
+		place.reported(c, ref)
 	}
 }
 
 // read restores a backup beside all that happens.
-func (s *sim) read(ctx context.Context, c *simstore.Client, chance uint64) {
-	runs, err := chunkstore.Runs(ctx, c)
+func (s *sim) read(ctx context.Context, c *simstore.Client, place *place, chance uint64) {
+	b, began := place.in(c), s.w.Steps
+	runs, err := chunkstore.Runs(ctx, b)
 	if err != nil {
 		return
 	}
@@ -335,7 +350,7 @@ func (s *sim) read(ctx context.Context, c *simstore.Client, chance uint64) {
 		return
 	}
 	ref := runs[int(chance>>8)%len(runs)].Ref
-	o, err := chunkstore.ReadOutcome(ctx, c, ref)
+	o, err := chunkstore.ReadOutcome(ctx, b, ref)
 	if err != nil || o.Result != chunkstore.Commit {
 		return
 	}
@@ -344,8 +359,8 @@ func (s *sim) read(ctx context.Context, c *simstore.Client, chance uint64) {
 		return
 	}
 	defer table.Close()
-	err = readBackup(ctx, s.store.On(c), o, table)
-	if err == nil || errors.Is(err, simstore.ErrLost) || errors.Is(err, simstore.ErrDead) || s.deletedOnce(ref) {
+	err = readBackup(ctx, place.store.On(b), o, table)
+	if err == nil || errors.Is(err, simstore.ErrLost) || errors.Is(err, simstore.ErrDead) || place.deletedOnce(ref) || place.spoilt(o, began) {
 		return
 	}
 	s.fail("%s can't restore backup %s: %v", c.Name(), ref, err)

@@ -29,9 +29,12 @@ func (s *sim) settle() error {
 	}
 	time.Sleep(30 * day)
 	s.lsn += 10
-	for _, h := range s.hosts {
-		h.push = nil
+	for _, p := range s.places() {
+		for _, h := range p.hosts {
+			h.push = nil
+		}
 	}
+	clear(s.copiers)
 	before := len(s.backups())
 	for range 3 {
 		s.begin("push")
@@ -42,45 +45,57 @@ func (s *sim) settle() error {
 	if s.failed == "" && len(s.backups()) == before {
 		return errors.New("no push succeeds any more")
 	}
-	for range 2 {
-		if err := s.collectCalmly(); err != nil {
+	refused, err := s.copyCalmly()
+	if err != nil {
+		return err
+	}
+	for _, p := range s.places() {
+		for range 2 {
+			if err := p.collectCalmly(); err != nil {
+				return err
+			}
+		}
+		if p == s.place || !refused { // else what unfinished copies stored waits for a copy
+			if err := p.checkEmpty(); err != nil {
+				return err
+			}
+		}
+		if err := p.checkQuiet(); err != nil {
+			return err
+		}
+		if err := p.restoreAll(); err != nil {
 			return err
 		}
 	}
-	if err := s.checkEmpty(); err != nil {
-		return err
-	}
-	if err := s.checkQuiet(); err != nil {
-		return err
-	}
-	return s.restoreAll()
+	return nil
 }
 
 // collectCalmly runs one collection without faults. It must succeed.
-func (s *sim) collectCalmly() error {
+func (p *place) collectCalmly() error {
 	var err error
+	s := p.s
 	s.w.Go("last", func(ctx context.Context, c *simstore.Client) {
-		cfg := gc.Config{Bucket: c, Host: "last", Now: func() time.Time { return time.Now().Add(15 * time.Millisecond) }}
+		cfg := gc.Config{Bucket: p.in(c), Host: "last", Now: func() time.Time { return time.Now().Add(15 * time.Millisecond) }}
 		if s.sc.weak {
 			cfg.Settle = lag
 		}
 		cfg.Skip(s.sc.skip)
 		var r *gc.Report
 		if r, err = gc.Collect(ctx, cfg); err == nil && len(r.Waiting) > 0 {
-			err = fmt.Errorf("a collection waits for %v, though no push runs", r.Waiting)
+			err = fmt.Errorf("a collection of %q waits for %v, though no push runs", p.dir, r.Waiting)
 		}
 	})
 	return errors.Join(s.w.Finish(20000), err)
 }
 
 // checkEmpty makes sure that there is no garbage.
-func (s *sim) checkEmpty() error {
-	need, valid := s.neededPacks(), s.backups()
+func (p *place) checkEmpty() error {
+	need, valid := p.neededPacks(), p.backups()
 	low := ^uint64(0)
 	for _, o := range valid {
 		low = min(low, segmentOf(o))
 	}
-	runs, err := chunkstore.Runs(contextForOracle(), s.w.Direct())
+	runs, err := chunkstore.Runs(contextForOracle(), p.direct())
 	if err != nil {
 		return err
 	}
@@ -93,7 +108,7 @@ func (s *sim) checkEmpty() error {
 		holds[strings.Split(key, "/")[2]] = true
 	}
 	marks := 0
-	for _, key := range s.w.Keys() {
+	for _, key := range p.keys() {
 		part := strings.Split(key, "/")
 		switch {
 		case part[0] == "probe_006":
@@ -119,22 +134,25 @@ func (s *sim) checkEmpty() error {
 }
 
 // checkQuiet makes sure that one more collection changes nothing but its probe.
-func (s *sim) checkQuiet() error {
-	before := slices.Clone(s.w.Keys())
-	if err := s.collectCalmly(); err != nil {
+func (p *place) checkQuiet() error {
+	before := slices.Clone(p.s.w.Keys())
+	if err := p.collectCalmly(); err != nil {
 		return err
 	}
-	if !slices.Equal(before, s.w.Keys()) {
-		return fmt.Errorf("a collection of nothing changed the store from\n%s\nto\n%s", strings.Join(before, "\n"), strings.Join(s.w.Keys(), "\n"))
+	if !slices.Equal(before, p.s.w.Keys()) {
+		return fmt.Errorf("a collection of nothing changed the store from\n%s\nto\n%s", strings.Join(before, "\n"), strings.Join(p.s.w.Keys(), "\n"))
 	}
 	return nil
 }
 
 // baseline is the whole protocol: on a weak store now and then, now and then
 // with pushes that don't do W4a, since all else must hold without, and every
-// other time with two of the places where processes like to stop.
+// other time with two of the places where processes like to stop. One in four
+// copies to a second prefix, and in one in six packs rot.
 func baseline(seed uint64) scenario {
 	sc := scenario{weak: seed%8 == 7, lenient: seed%8 == 3, sleepy: seed%4 == 1}
+	sc.copies = seed%4 == 2 || seed%32 == 15 || seed%32 == 21
+	sc.decay = seed%8 == 6 || seed%32 == 4 || seed%32 == 21
 	if seed%16 >= 8 {
 		n := uint64(len(allNaps))
 		sc.naps = []nap{allNaps[seed/16%n], allNaps[seed/16/n%n]}
@@ -191,7 +209,7 @@ func runSeeds(t *testing.T, more func(seed uint64) bool) {
 func runSeedsFrom(t *testing.T, first uint64, more func(seed uint64) bool) {
 	t.Helper()
 	workers := 3 * uint64(runtime.GOMAXPROCS(0))
-	var seeds, steps, faults, pushed, undeleted atomic.Int64
+	var seeds, steps, faults, pushed, undeleted, copied, mended atomic.Int64
 	t.Run("seeds", func(t *testing.T) {
 		for worker := range workers {
 			t.Run(fmt.Sprint("worker", worker), func(t *testing.T) {
@@ -210,14 +228,17 @@ func runSeedsFrom(t *testing.T, first uint64, more func(seed uint64) bool) {
 					faults.Add(int64(s.w.Faults))
 					pushed.Add(s.pushed.Load())
 					undeleted.Add(s.undeleted.Load())
+					copied.Add(s.copied.Load())
+					mended.Add(s.mended.Load())
 				}
 			})
 		}
 	})
-	t.Logf("%d seeds, %d requests, %d faults; %d pushes and %d undeletes succeeded",
-		seeds.Load(), steps.Load(), faults.Load(), pushed.Load(), undeleted.Load())
-	if n := seeds.Load(); n >= 200 && (pushed.Load() < 5*n || undeleted.Load() < n/50) {
-		t.Errorf("in %d seeds only %d pushes and %d undeletes succeeded", n, pushed.Load(), undeleted.Load())
+	t.Logf("%d seeds, %d requests, %d faults; %d pushes and %d undeletes succeeded, %d backups were copied, %d packs came back",
+		seeds.Load(), steps.Load(), faults.Load(), pushed.Load(), undeleted.Load(), copied.Load(), mended.Load())
+	if n := seeds.Load(); n >= 200 && (pushed.Load() < 5*n || undeleted.Load() < n/50 || copied.Load() < n/3 || mended.Load() < n/100) {
+		t.Errorf("in %d seeds only %d pushes and %d undeletes succeeded, only %d backups were copied, and only %d packs came back",
+			n, pushed.Load(), undeleted.Load(), copied.Load(), mended.Load())
 	}
 }
 

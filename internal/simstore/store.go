@@ -17,6 +17,7 @@ type Change struct {
 	Client string // who asked for it
 	Key    string
 	Data   []byte // what was created; nil when Key was removed
+	Late   bool   // nobody waited for it any more
 }
 
 // A content is the objects of a store and when each came. It is only touched

@@ -258,7 +258,7 @@ func (w *World) apply(r *request) (a answer, finished bool) {
 			return answer{err: storage.ErrExist}, true
 		}
 		w.delay(r.keys[0], nil)
-		w.changed(Change{Client: r.client.name, Key: r.keys[0], Data: r.data})
+		w.changed(Change{Client: r.client.name, Key: r.keys[0], Data: r.data, Late: r.ghost})
 	case opDelete:
 		n := len(r.keys)
 		if !w.calm.Load() && !r.ghost {
@@ -269,7 +269,7 @@ func (w *World) apply(r *request) (a answer, finished bool) {
 				w.content.remove(key)
 				w.was[key] = true
 				w.delay(key, &old)
-				w.changed(Change{Client: r.client.name, Key: key})
+				w.changed(Change{Client: r.client.name, Key: key, Late: r.ghost})
 			}
 		}
 		r.keys = r.keys[n:]
@@ -307,6 +307,15 @@ func (w *World) Remove(key string) {
 	w.Note("lifecycle removes " + key)
 	w.content.remove(key)
 	w.was[key] = true
+}
+
+// Replace gives an object other bytes as nobody's doing, as a disk that rots does.
+func (w *World) Replace(key string, data []byte) {
+	w.Faults++
+	w.Note("other bytes in " + key)
+	o := w.content.objects[key]
+	o.data = data
+	w.content.objects[key] = o
 }
 
 // Kill ends a process as kill -9 does: what it asked for may have been sent.
