@@ -48,7 +48,7 @@ func Readopt(ctx context.Context, b storage.Bucket, ref Ref, cfg Readoption) (Re
 		return Ref{}, err
 	}
 	p := &Push{store: &Store{bucket: b}, ref: run, cfg: PushConfig{Name: ref.Name, Now: cfg.Now, Intent: intent}}
-	if err := p.readopt(ctx, old, cfg.WAL); err != nil {
+	if err := p.readopt(ctx, ref, old, cfg.WAL); err != nil {
 		if errors.Is(err, errUndecided) {
 			return Ref{}, err
 		}
@@ -65,7 +65,7 @@ func Readopt(ctx context.Context, b storage.Bucket, ref Ref, cfg Readoption) (Re
 var errUndecided = errors.New("outcome is not known")
 
 // readopt is W2 to W6.
-func (p *Push) readopt(ctx context.Context, old *Outcome, wal func(context.Context, *Outcome) error) error {
+func (p *Push) readopt(ctx context.Context, ref Ref, old *Outcome, wal func(context.Context, *Outcome) error) error {
 	p.footprint.Union(&old.Footprint)
 	p.domain = &domain{}
 	if err := p.present(ctx); err != nil {
@@ -73,6 +73,14 @@ func (p *Push) readopt(ctx context.Context, old *Outcome, wal func(context.Conte
 	}
 	marks, err := p.store.readMarks(ctx, p.domain) // W2: lists the marks after the packs
 	if err != nil {
+		return err
+	}
+	// As long as the outcome of the deleted run stands, so do the marks of what it
+	// needs. Without it one may be gone that a collector who sleeps has read.
+	switch _, err := p.store.bucket.Stat(ctx, ref.outcomeKey()); {
+	case errors.Is(err, storage.ErrNotExist):
+		return fmt.Errorf("%w: a collection removed its outcome", ErrCondemned)
+	case err != nil:
 		return err
 	}
 	switch start, horizon, below, err := p.belowHorizon(marks); {
@@ -98,7 +106,7 @@ func (p *Push) readopt(ctx context.Context, old *Outcome, wal func(context.Conte
 	outcome := &Outcome{
 		Result: Commit, System: old.System, Start: old.Start,
 		Manifest: json.RawMessage(old.Manifest), Footprint: old.Footprint,
-		Epoch: old.Epoch, Sealed: old.Sealed, SealedBy: old.SealedBy,
+		Epoch: old.Epoch, Sealed: old.Sealed, SealedBy: old.SealedBy, Sparse: old.Sparse, CopyOf: old.CopyOf,
 	}
 	if err := p.decide(ctx, outcome); err != nil { // W5
 		return err

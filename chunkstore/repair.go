@@ -28,7 +28,8 @@ import (
 //     outcomes after every push had ended that could have taken it. Should the backup
 //     be deleted at that moment, the pack that came back is an orphan, which pushes
 //     don't find (they look at what a valid backup needs, and at unfinished runs,
-//     whose marks stand as long as they do) and the next collection removes.
+//     whose marks stand as long as they do) and the next collection removes. Who
+//     takes the backup back finds the mark: it stands as long as the outcome does.
 //   - A condemned mark keeps new backups from a pack. It is what collections write,
 //     and like theirs it is never taken back: a pack that is needed stays stored.
 

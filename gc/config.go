@@ -91,6 +91,7 @@ type skipped struct {
 	noPardon      bool // a condemnation is never taken back
 	secondGrace   bool // G7 removes marks only while no run is open
 	packsGone     bool // G7 keeps marks and runs while packs are left
+	namedPacks    bool // G7 keeps marks of packs that an outcome names
 	horizonMark   bool // G2 writes the WAL horizon into the mark
 	horizonFresh  bool // G5 computes the WAL horizon anew
 	keepHorizon   bool // G7 keeps the highest WAL horizon

@@ -16,6 +16,7 @@ type Skipped struct {
 	NoPardon      bool
 	SecondGrace   bool
 	PacksGone     bool
+	NamedPacks    bool
 	HorizonMark   bool
 	HorizonFresh  bool
 	KeepHorizon   bool
@@ -39,6 +40,7 @@ func (c *Config) Skip(s Skipped) {
 		noPardon:      s.NoPardon,
 		secondGrace:   s.SecondGrace,
 		packsGone:     s.PacksGone,
+		namedPacks:    s.NamedPacks,
 		horizonMark:   s.HorizonMark,
 		horizonFresh:  s.HorizonFresh,
 		keepHorizon:   s.KeepHorizon,

@@ -2,6 +2,7 @@ package gc
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -10,6 +11,7 @@ import (
 	"wal-e/index"
 	"wal-e/internal/postgres"
 	"wal-e/internal/runid"
+	"wal-e/internal/storage"
 )
 
 // reap is step G7: it removes what is left of runs that were aborted or deleted
@@ -135,11 +137,16 @@ func (c *collector) reapOrphans(ctx context.Context, after *view, holds map[runi
 
 // reapMarks removes marks, their graces, and keep marks of runs that are gone.
 //
-// A mark may go once all runs that it names are gone and no push is open that
-// saw them; or once a later mark says all that it says, and the pushes that
-// may have missed the later one have ended. The highest WAL horizon stands as
-// long as there is anything: a collector may sleep on its list of WAL files,
-// whose names, unlike those of packs, come again.
+// A mark may go once all runs that it names are gone, no push is open that saw
+// them, and no outcome that stands names one of its packs; or once a later mark
+// says all that it says, and the pushes that may have missed the later one have
+// ended. The highest WAL horizon stands as long as there is anything: a collector
+// may sleep on its list of WAL files, whose names, unlike those of packs, come
+// again.
+//
+// The outcomes are there for those who take a deleted backup back. A pack of it may
+// stand again after it was collected, by a repair or by a request that was long
+// under way, and another collector may sleep with the pack on its list.
 func (c *collector) reapMarks(ctx context.Context, holds map[runid.ID]bool) error {
 	if err := c.settle(ctx); err != nil {
 		return err
@@ -165,12 +172,51 @@ func (c *collector) reapMarks(ctx context.Context, holds map[runid.ID]bool) erro
 		}
 	}
 	slices.Sort(keys)
+	var named *chunkstore.Footprint
 	for _, m := range c.marks {
-		if c.covered(m) || (quiet || c.cfg.skip.secondGrace) && c.useless(m, there, holds, len(runs) == 0) {
+		gone := c.covered(m)
+		if !gone && (quiet || c.cfg.skip.secondGrace) && c.useless(m, there, holds, len(runs) == 0) {
+			if named == nil {
+				if named, err = c.namedPacks(ctx, runs); err != nil {
+					return err
+				}
+			}
+			gone = c.cfg.skip.namedPacks || !intersect(&m.Packs, named)
+		}
+		if gone {
 			keys = append(keys, m.Keys()...)
 		}
 	}
 	return c.delete(ctx, keys)
+}
+
+// namedPacks unites the footprints of all outcomes that stand, of deleted backups,
+// too.
+func (c *collector) namedPacks(ctx context.Context, runs []chunkstore.Run) (*chunkstore.Footprint, error) {
+	named := &chunkstore.Footprint{}
+	for _, r := range runs {
+		if r.Outcome == nil {
+			continue
+		}
+		o, err := c.reader.readOutcome(ctx, r.Ref)
+		if errors.Is(err, storage.ErrNotExist) {
+			continue // removed since it was listed
+		}
+		if err != nil {
+			return nil, err
+		}
+		named.Union(&o.footprint)
+	}
+	return named, nil
+}
+
+func intersect(a, b *chunkstore.Footprint) bool {
+	for p := range a.All() {
+		if b.Has(p) {
+			return true
+		}
+	}
+	return false
 }
 
 // covered tells whether a later, ripe mark says all that m says.
