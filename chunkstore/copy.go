@@ -84,15 +84,21 @@ func Copy(ctx context.Context, cfg CopyConfig, ref Ref) (*Copied, error) {
 	if data, err := envelope.Encode(intentKind, intentVersion, intent); err != nil || len(data) > intentLimit {
 		return nil, errors.Join(err, fmt.Errorf("copy backup %s: its footprint of %d packs is too large for an intent", ref, old.Footprint.Len()))
 	}
+	c := &copying{
+		cfg: cfg, from: ref, old: old, origin: origin,
+		push: &Push{store: &Store{bucket: cfg.To}, domain: &domain{}, cfg: PushConfig{Name: ref.Name, Now: cfg.Now, Intent: intent}},
+	}
+	c.push.footprint.Union(&old.Footprint)
+	// What was removed there once never comes back, so a run would only leave
+	// something to collect. The marks that count are read after W1.
+	if _, err := c.marks(ctx); err != nil {
+		return nil, fmt.Errorf("copy backup %s to %s: %w", ref, cfg.To.URL(), err)
+	}
 	run, err := createIntent(ctx, cfg.To, ref.Name, intent, cfg.Now) // W1
 	if err != nil {
 		return nil, err
 	}
-	c := &copying{
-		cfg: cfg, from: ref, old: old, origin: origin, result: &Copied{Ref: run},
-		push: &Push{store: &Store{bucket: cfg.To}, ref: run, domain: &domain{}, cfg: PushConfig{Name: ref.Name, Now: cfg.Now, Intent: intent}},
-	}
-	c.push.footprint.Union(&old.Footprint)
+	c.push.ref, c.result = run, &Copied{Ref: run}
 	if err := c.run(ctx); err != nil {
 		err = fmt.Errorf("copy backup %s to %s: %w", ref, cfg.To.URL(), err)
 		if errors.Is(err, errUndecided) {
@@ -137,17 +143,8 @@ func (c *copying) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	marks, err := c.push.store.readMarks(ctx, c.push.domain) // W2
+	marks, err := c.marks(ctx) // W2 and W3
 	if err != nil {
-		return err
-	}
-	switch start, horizon, below, err := c.push.belowHorizon(marks); {
-	case err != nil:
-		return err
-	case below:
-		return fmt.Errorf("%w: it starts at %s, and WAL below %s is being removed there", ErrCondemned, start, horizon)
-	}
-	if err := c.push.uncondemned(marks); err != nil { // W3
 		return err
 	}
 	if err := c.packs(ctx, there); err != nil { // W4
@@ -168,6 +165,22 @@ func (c *copying) run(ctx context.Context) error {
 		return err
 	}
 	return c.commit(ctx)
+}
+
+// marks lists the marks at the destination, which must leave room for the copy:
+// none names a pack of it, whether that is stored or not, nor WAL that it needs.
+func (c *copying) marks(ctx context.Context) ([]Mark, error) {
+	marks, err := c.push.store.readMarks(ctx, c.push.domain)
+	if err != nil {
+		return nil, err
+	}
+	switch start, horizon, below, err := c.push.belowHorizon(marks); {
+	case err != nil:
+		return nil, err
+	case below:
+		return nil, fmt.Errorf("%w: it starts at %s, and WAL below %s is being removed there", ErrCondemned, start, horizon)
+	}
+	return marks, c.push.uncondemned(marks)
 }
 
 // commit is W5 and W6.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -43,12 +44,18 @@ func createIntent(ctx context.Context, b storage.Bucket, name string, i Intent, 
 		if err == nil {
 			return ref, nil
 		}
-		if attempt == intentAttempts || ctx.Err() != nil || errors.Is(err, storage.ErrPermission) || errors.Is(err, storage.ErrInvalid) {
+		if errors.Is(err, storage.ErrPermission) || errors.Is(err, storage.ErrInvalid) {
 			return Ref{}, err
 		}
 		// It may have come about after all, or may yet: then it isn't to look alive.
-		if _, ferr := Fence(ctx, b, ref, i.Host, "its intent got no answer; the push went on under another name"); ferr != nil {
+		if ferr := fenceUnanswered(ctx, b, ref, i.Host); ferr != nil {
 			return Ref{}, errors.Join(err, ferr)
+		}
+		if ctx.Err() != nil {
+			return Ref{}, err
+		}
+		if attempt == intentAttempts {
+			return Ref{}, fmt.Errorf("the intent of a run got no answer under %d names: %w", attempt, err)
 		}
 		select {
 		case <-time.After(pause):
@@ -57,4 +64,13 @@ func createIntent(ctx context.Context, b storage.Bucket, name string, i Intent, 
 			return Ref{}, context.Cause(ctx)
 		}
 	}
+}
+
+// fenceUnanswered ends a run that may have begun. It works after ctx was cancelled,
+// as Abort does.
+func fenceUnanswered(ctx context.Context, b storage.Bucket, ref Ref, host string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+	defer cancel()
+	_, err := Fence(ctx, b, ref, host, "its intent got no answer; the push went on under another name")
+	return err
 }

@@ -3,6 +3,7 @@ package gc_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -105,14 +106,40 @@ func TestCopyNeverBringsNamesBack(t *testing.T) {
 	if n := len(keysOf(t, c.b, "deleted_006/")); n != 0 {
 		t.Fatalf("%d tombstones are left", n)
 	}
+	before := keysOf(t, c.b, "")
 	for _, ref := range []chunkstore.Ref{first, second} {
 		if _, err := a.copyTo(c.b, ref); !errors.Is(err, chunkstore.ErrCondemned) {
 			t.Errorf("copy of %s = %v, want %v", ref, err, chunkstore.ErrCondemned)
 		}
 	}
+	// Whoever copies all each night leaves nothing of what can't be copied.
+	if after := keysOf(t, c.b, ""); !slices.Equal(after, before) {
+		t.Errorf("copies that were refused left something: %q, before %q", after, before)
+	}
 	c.mustRestore(newest)
 	// What comes later than what is kept goes on.
 	c.mustRestore(a.mustCopyTo(c.b, a.push(40, [extents]int{2, 2, 2, 2, 2, 3})))
+}
+
+// A backup is copied while a collection has listed the packs, and not yet the index
+// objects. Those of the copy stay.
+func TestCollectSparesIndexesOfCopies(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	first := a.push(10, [extents]int{})
+	c := newCopy(t, a)
+	copied := false
+	cfg := c.config()
+	cfg.Bucket = storagetest.NewFaulty(c.b, storagetest.Fault{Before: func(_ int, op, key string) {
+		if !copied && op == "list" && key == "chunks_006/index/" {
+			copied = true
+			a.mustCopyTo(c.b, first)
+		}
+	}})
+	c.collect(cfg)
+	if have, want := keysOf(t, c.b, "chunks_006/index/"), keysOf(t, a.b, "chunks_006/index/"); !copied || !slices.Equal(have, want) {
+		t.Errorf("index objects of the copy: %q, want %q", have, want)
+	}
 }
 
 // A collector sleeps before it removes packs, another one removes them, and they

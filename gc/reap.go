@@ -127,9 +127,21 @@ func (c *collector) listLeft(ctx context.Context, runs []*run) ([]leftOf, error)
 func (c *collector) reapOrphans(ctx context.Context, after *view, holds map[runid.ID]bool) error {
 	var keys []string
 	for id, o := range c.indexes {
-		if after.byID[id] == nil && !holds[id] {
-			keys = append(keys, o.Keys...)
+		if after.byID[id] != nil || holds[id] {
+			continue
 		}
+		if c.takesCopies {
+			// A copied run has no intent here. Its packs stand before its index objects,
+			// though perhaps not yet when packs were listed.
+			packs, err := chunkstore.ListPacks(ctx, c.b, &id)
+			if err != nil {
+				return err
+			}
+			if len(packs.Sizes) > 0 {
+				continue
+			}
+		}
+		keys = append(keys, o.Keys...)
 	}
 	slices.Sort(keys)
 	return c.delete(ctx, keys)

@@ -50,7 +50,7 @@ func (s *source) rewind() error {
 	case !s.touched:
 		return nil
 	case s.seek == nil:
-		return errors.New("its content can be read only once")
+		return errors.New("it can be sent only once")
 	}
 	if _, err := s.seek.Seek(s.start, io.SeekStart); err != nil {
 		return fmt.Errorf("rewind its content: %w", err)

@@ -78,7 +78,7 @@ func (c *content) rewind() error {
 	case c.over:
 		return errors.New("the request is over")
 	case c.back == nil:
-		return errors.New("its content can be read only once")
+		return errors.New("it can be sent only once")
 	}
 	r, err := c.back()
 	if err != nil {

@@ -279,7 +279,7 @@ func (u *upload) rewind() error {
 		return nil
 	}
 	if u.back == nil {
-		return errors.New("its content can be read only once")
+		return errors.New("it can be sent only once")
 	}
 	r, err := u.back()
 	if err != nil {
