@@ -44,7 +44,7 @@ func CopyFiles(ctx context.Context, cfg CopyConfig, names []string) (Copied, err
 	return c.run(ctx, func(send func(string, int64)) error {
 		for _, name := range names {
 			key := Key(cfg.System, name)
-			have, err := cfg.To.Stat(ctx, key)
+			_, err := cfg.To.Stat(ctx, key)
 			there := err == nil
 			if err != nil && !errors.Is(err, storage.ErrNotExist) {
 				return err
@@ -56,7 +56,7 @@ func CopyFiles(ctx context.Context, cfg CopyConfig, names []string) (Copied, err
 			case err != nil:
 				return fmt.Errorf("WAL file %s that the backup needs: %w", name, err)
 			case there:
-				if err := c.same(key, want.Size, have.Size); err != nil {
+				if err := c.same(ctx, key); err != nil {
 					return err
 				}
 			default:
@@ -70,6 +70,11 @@ func CopyFiles(ctx context.Context, cfg CopyConfig, names []string) (Copied, err
 // CopyFrom copies all that the destination lacks of a system: its segments from
 // number first on, on all timelines, with what belongs to them, and all
 // histories. What a collection removes in the meantime is an error.
+//
+// Of files that both have, those are compared after which something is to be sent,
+// the last of each timeline, histories, and any of different sizes. A
+// cluster that went another way writes other bytes from there on, so the last file
+// that it archived here is one of those, and nothing is sent behind it.
 func CopyFrom(ctx context.Context, cfg CopyConfig, first uint64, size postgres.SegmentSize) (Copied, error) {
 	c := &copier{cfg: cfg}
 	folder := SystemPrefix(cfg.System)
@@ -78,6 +83,15 @@ func CopyFrom(ctx context.Context, cfg CopyConfig, first uint64, size postgres.S
 		next, stop := iter.Pull2(cfg.To.List(ctx, folder, ""))
 		defer stop()
 		have, err, ok := next()
+		last := "" // of those that both have, not compared yet
+		settle := func() error {
+			key := last
+			last = ""
+			if key == "" {
+				return nil
+			}
+			return c.same(ctx, key)
+		}
 		for o, lerr := range cfg.From.List(ctx, folder, "") {
 			if lerr != nil {
 				return lerr
@@ -88,18 +102,28 @@ func CopyFrom(ctx context.Context, cfg CopyConfig, first uint64, size postgres.S
 			if err != nil {
 				return err
 			}
-			if !wanted(strings.TrimPrefix(o.Key, folder), first, size) {
+			name := strings.TrimPrefix(o.Key, folder)
+			if !wanted(name, first, size) {
 				continue
 			}
-			if ok && have.Key == o.Key {
-				if err := c.same(o.Key, o.Size, have.Size); err != nil {
+			both := ok && have.Key == o.Key
+			if !both || !strings.HasPrefix(last, folder+name[:len("00000001")]) {
+				if err := settle(); err != nil {
 					return err
 				}
-				continue
 			}
-			send(o.Key, o.Size)
+			switch {
+			case !both:
+				send(o.Key, o.Size)
+			case o.Size != have.Size, postgres.ParseWALFile(name).Kind == postgres.HistoryFile:
+				if err := c.same(ctx, o.Key); err != nil {
+					return err
+				}
+			default:
+				last = o.Key
+			}
 		}
-		return nil
+		return settle()
 	})
 }
 
@@ -144,12 +168,24 @@ func (c *copier) run(ctx context.Context, list func(send func(key string, size i
 	return Copied{int(c.files.Load()), c.bytes.Load()}, err
 }
 
-// same complains of a name under which the stores have different objects.
-func (c *copier) same(key string, want, have int64) error {
-	if want == have {
+// same makes sure that both stores have the same file under a key, however it was
+// compressed.
+func (c *copier) same(ctx context.Context, key string) error {
+	want, err := ReadIdentity(ctx, c.cfg.From, key)
+	if errors.Is(err, storage.ErrNotExist) {
+		return nil // collected at the source, and the destination has it
+	}
+	if err != nil {
+		return err
+	}
+	have, err := ReadIdentity(ctx, c.cfg.To, key)
+	if err != nil {
+		return err
+	}
+	if want.equal(have) {
 		return nil
 	}
-	return fault.WALConflict.Errorf("%s has %d bytes in %s and %d in %s: two clusters may have archived it: copy to another prefix, or compare both with `wal-e wal-show`",
+	return fault.WALConflict.Errorf("%s has %s in %s and %s in %s: two clusters may have archived it: copy to another prefix, or compare both with `wal-e wal-show`",
 		key, want, c.cfg.From.URL(), have, c.cfg.To.URL())
 }
 
@@ -157,16 +193,11 @@ func (c *copier) same(key string, want, have int64) error {
 func (c *copier) send(ctx context.Context, key string, size int64) error {
 	err := c.stream(ctx, key, size)
 	if errors.Is(err, storage.ErrExist) {
-		err = nil // archived there since, or sent before an answer was lost
+		err = c.same(ctx, key) // archived there since, or sent before an answer was lost
+	} else if err == nil {
+		err = c.arrived(ctx, key, size)
 	}
 	if err != nil {
-		return err
-	}
-	a, err := c.cfg.To.Stat(ctx, key)
-	if err != nil {
-		return err
-	}
-	if err := c.same(key, size, a.Size); err != nil {
 		return err
 	}
 	c.files.Add(1)
@@ -175,6 +206,15 @@ func (c *copier) send(ctx context.Context, key string, size int64) error {
 		c.cfg.Progress(size)
 	}
 	return nil
+}
+
+// arrived makes sure that an object has its size at the destination.
+func (c *copier) arrived(ctx context.Context, key string, size int64) error {
+	a, err := c.cfg.To.Stat(ctx, key)
+	if err == nil && a.Size != size {
+		err = fmt.Errorf("%s has %d bytes in %s after %d were sent: look at the storage", key, a.Size, c.cfg.To.URL(), size)
+	}
+	return err
 }
 
 func (c *copier) stream(ctx context.Context, key string, size int64) (err error) {

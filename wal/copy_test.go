@@ -13,6 +13,19 @@ import (
 	"wal-e/wal"
 )
 
+// copyObject is an object of system 7: the head of a real one, and what content
+// says.
+func copyObject(t *testing.T, content string) []byte {
+	t.Helper()
+	id := wal.Identity{System: 7, Length: int64(len(content))}
+	copy(id.Fingerprint[:], content)
+	head, err := id.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(head, content...)
+}
+
 // copySource has segments 3 to 8 on timeline 1 and 7 to 9 on timeline 2, with
 // what belongs to them.
 func copySource(t *testing.T) *mem.Bucket {
@@ -26,7 +39,7 @@ func copySource(t *testing.T) *mem.Bucket {
 		names = append(names, fmt.Sprintf("0000000200000000%08X", i))
 	}
 	for _, name := range names {
-		if err := storage.CreateBytes(t.Context(), b, wal.Key(7, name), []byte("content of "+name), nil); err != nil {
+		if err := storage.CreateBytes(t.Context(), b, wal.Key(7, name), copyObject(t, name), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -41,8 +54,8 @@ func copiedNames(t *testing.T, b storage.Bucket) []string {
 			t.Fatal(err)
 		}
 		name := strings.TrimPrefix(o.Key, wal.SystemPrefix(7))
-		data, err := storage.ReadAll(t.Context(), b, o.Key, 100)
-		if err != nil || string(data) != "content of "+name {
+		data, err := storage.ReadAll(t.Context(), b, o.Key, 1000)
+		if err != nil || string(data) != string(copyObject(t, name)) {
 			t.Errorf("%s holds %q, %v", name, data, err)
 		}
 		names = append(names, name)
@@ -106,19 +119,55 @@ func TestCopyFiles(t *testing.T) {
 	if _, err := wal.CopyFiles(t.Context(), cfg, []string{"000000010000000000000006"}); !errors.Is(err, storage.ErrNotExist) {
 		t.Errorf("CopyFiles of a missing file = %v", err)
 	}
-	// Other bytes under the name are never passed over in silence.
-	if err := storage.CreateBytes(t.Context(), to, wal.Key(7, "000000010000000000000007"), []byte("another cluster's"), nil); err != nil {
-		t.Fatal(err)
-	}
-	for _, err := range []error{
-		func() error {
-			_, err := wal.CopyFiles(t.Context(), cfg, []string{"000000010000000000000007"})
-			return err
-		}(),
-		func() error { _, err := wal.CopyFrom(t.Context(), cfg, 3, 1<<20); return err }(),
+}
+
+// Other bytes under a name are never passed over in silence, of whatever size, and
+// nothing is sent behind them. The same file may have been compressed in another
+// way.
+func TestCopyConflict(t *testing.T) {
+	t.Parallel()
+	const name = "000000010000000000000007"
+	from := copySource(t)
+	cfg := wal.CopyConfig{From: from, System: 7}
+	longer := append(copyObject(t, name), "packed more loosely"...)
+	for content, conflict := range map[string]bool{
+		string(copyObject(t, name)):                      false,
+		string(longer):                                   false,
+		string(copyObject(t, strings.ToLower("X"+name))): true,
+		string(copyObject(t, "X"+name[1:])):              true, // of the same size
 	} {
-		if err == nil || !strings.Contains(err.Error(), "000000010000000000000007 has 35 bytes") {
-			t.Errorf("a conflict: %v", err)
+		to := mem.New(nil)
+		cfg.To = to
+		// What was copied before, and then one of the destination's own.
+		for i := 3; i <= 6; i++ {
+			name := fmt.Sprintf("0000000100000000%08X", i)
+			if err := storage.CreateBytes(t.Context(), to, wal.Key(7, name), copyObject(t, name), nil); err != nil {
+				t.Fatal(err)
+			}
 		}
+		if err := storage.CreateBytes(t.Context(), to, wal.Key(7, name), []byte(content), nil); err != nil {
+			t.Fatal(err)
+		}
+		_, ferr := wal.CopyFiles(t.Context(), cfg, []string{name})
+		_, aerr := wal.CopyFrom(t.Context(), cfg, 3, 1<<20)
+		for _, err := range []error{ferr, aerr} {
+			if (err != nil) != conflict || conflict && !strings.Contains(err.Error(), name+" has ") {
+				t.Errorf("conflict %t: %v", conflict, err)
+			}
+		}
+		if _, err := to.Stat(t.Context(), wal.Key(7, "000000010000000000000008")); (err != nil) != conflict {
+			t.Errorf("conflict %t: what comes behind it at the destination: %v", conflict, err)
+		}
+	}
+	// A history that says something else.
+	to := mem.New(nil)
+	cfg.To = to
+	for _, name := range []string{"00000002.history", "000000020000000000000007"} {
+		if err := storage.CreateBytes(t.Context(), to, wal.Key(7, name), copyObject(t, "X"+name[1:]), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := wal.CopyFrom(t.Context(), cfg, 8, 1<<20); err == nil || !strings.Contains(err.Error(), "00000002.history has ") {
+		t.Errorf("another history: %v", err)
 	}
 }
