@@ -24,6 +24,7 @@ const (
 	repairOpenRun  = "its push is open, or was killed: the next push of its host ends it, and repair works then"
 	repairNextPush = "the next backup-push doesn't refer to it and stores anew what still is in the cluster; the backups named stay damaged until it comes back with --from PREFIX, a copy"
 	repairSource   = "this prefix takes copies: repair it with --from and the archive that is copied here"
+	walProblem     = "WAL segment " // what objects of problems with WAL begin with
 	repairOutside  = "only a copy of the archive has it: copy the object back"
 )
 
@@ -161,19 +162,19 @@ func (v *verifier) repairIndex(ctx context.Context, run runid.ID, open bool, siz
 
 // repairOthers says what can't be repaired, once all epochs were seen to.
 func (v *verifier) repairOthers() {
-	if !v.cfg.Repair {
+	if !v.cfg.Repair || v.report.Mended {
 		return
 	}
 	done := make(map[string]bool)
 	for _, r := range v.report.Repairs {
 		done[r.Object] = true
 	}
-	for _, p := range v.problems.list() {
+	for _, p := range v.report.Problems {
 		if done[p.Object] {
 			continue
 		}
 		text := repairOutside
-		if strings.HasPrefix(p.Object, "WAL segment ") {
+		if strings.HasPrefix(p.Object, walProblem) {
 			text = "only the server or a copy of the archive may still have it: push it again with wal-push"
 		} else if strings.HasPrefix(p.Object, "chunks_006/packs/") {
 			text = "the pack is whole, and its index object is wrong: run verify with --read-data --repair"
@@ -184,4 +185,41 @@ func (v *verifier) repairOthers() {
 
 func (v *verifier) repaired(object, result, text string) {
 	v.report.Repairs = append(v.report.Repairs, Repair{Object: object, Result: result, Text: text})
+}
+
+// mended tells whether something was done about every damaged object, so that a
+// second verification may find none: what files and lists cost by them, it looks at
+// again.
+func (v *verifier) mended() bool {
+	done := len(v.report.Problems) > 0
+	for _, r := range v.report.Repairs {
+		done = done && r.Result != RepairAvoided && r.Result != RepairNone
+	}
+	for _, p := range v.report.Problems {
+		done = done && !strings.HasPrefix(p.Object, walProblem)
+	}
+	return done && len(v.report.Repairs) > 0
+}
+
+// again verifies once more after a repair that mended all, for what couldn't be read
+// before may have hidden other damage. Packs aren't read again: they were found
+// whole, or restored and then read.
+func (v *verifier) again(ctx context.Context) error {
+	if !v.cfg.Repair || !v.mended() {
+		return nil
+	}
+	cfg := v.cfg
+	cfg.Repair, cfg.CopyFrom, cfg.ReadData, cfg.Share, cfg.MissingWAL, cfg.ReadWAL = false, nil, false, Share{}, nil, nil
+	second, err := Verify(ctx, cfg)
+	if err != nil && !errors.Is(err, ErrProblems) {
+		return fmt.Errorf("verify once more after the repair: %w", err)
+	}
+	v.report.Mended = err == nil
+	v.report.Backups = second.Backups
+	for _, p := range second.Problems {
+		if !slices.ContainsFunc(v.report.Problems, func(old Problem) bool { return old.Object == p.Object }) {
+			v.report.Problems = append(v.report.Problems, p)
+		}
+	}
+	return nil
 }

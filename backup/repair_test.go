@@ -71,6 +71,19 @@ func (c *fakeCluster) sound(t *testing.T) {
 	}
 }
 
+// mended makes sure that a repair says of itself that it mended all.
+func mended(t *testing.T, r *VerifyReport) {
+	t.Helper()
+	if !r.Mended {
+		t.Errorf("a repair of all isn't said to be one: problems %+v, repairs %+v", r.Problems, r.Repairs)
+	}
+	for _, b := range r.Backups {
+		if !b.OK || b.Files == 0 {
+			t.Errorf("backup %s: ok %t, %d files", b.Run, b.OK, b.Files)
+		}
+	}
+}
+
 func result(r *VerifyReport, key string) string {
 	i := slices.IndexFunc(r.Repairs, func(r Repair) bool { return r.Object == key })
 	if i < 0 {
@@ -93,6 +106,7 @@ func TestRepairPack(t *testing.T) {
 				if len(r.Problems) == 0 || result(r, key) != RepairRestored {
 					t.Errorf("problems %+v, repairs %+v, want %s restored", r.Problems, r.Repairs, key)
 				}
+				mended(t, r)
 				c.sound(t)
 			}
 			got := c.content(t, "")
@@ -158,8 +172,31 @@ func TestRepairLyingIndex(t *testing.T) {
 	c.push(t, t.TempDir(), nil)
 	key := c.keys(t, "chunks_006/index/")[len(keys)]
 	c.replace(t, key, func([]byte) []byte { return first })
-	c.verify(t, VerifyConfig{ReadData: true, Repair: true})
+	mended(t, c.verify(t, VerifyConfig{ReadData: true, Repair: true}))
 	c.sound(t)
+}
+
+// An index object that a repair made is damaged in its turn. The next one has the
+// same name.
+func TestRepairOfRepairedIndex(t *testing.T) {
+	t.Parallel()
+	c, dir := newFakeCluster(t), t.TempDir()
+	c.push(t, dir, nil)
+	for _, key := range c.keys(t, "chunks_006/index/") {
+		c.damage(t, key, "gone")
+	}
+	r := c.verify(t, VerifyConfig{Repair: true})
+	made := c.keys(t, "chunks_006/index/")
+	if len(made) != 1 || result(r, made[0]) != RepairRebuilt {
+		t.Fatalf("repairs %+v, index objects %q", r.Repairs, made)
+	}
+	want := c.content(t, made[0])
+	c.damage(t, made[0], "flip")
+	r = c.verify(t, VerifyConfig{Repair: true})
+	c.sound(t)
+	if got := c.content(t, "chunks_006/index/"); got[made[0]] != want[made[0]] || len(got) != 1 {
+		t.Errorf("%d index objects, and repairs %+v", len(got), r.Repairs)
+	}
 }
 
 // Without a copy nothing comes back, but the next push doesn't build on it: it
@@ -174,8 +211,8 @@ func TestRepairByNextPush(t *testing.T) {
 			key := c.keys(t, "chunks_006/packs/"+old.Run.String())[0]
 			c.damage(t, key, how)
 			r := c.verify(t, VerifyConfig{ReadData: true, Repair: true, Host: "db1"})
-			if result(r, key) != RepairAvoided {
-				t.Errorf("repairs %+v, want %s avoided", r.Repairs, key)
+			if result(r, key) != RepairAvoided || r.Mended {
+				t.Errorf("repairs %+v, mended %t, want %s avoided", r.Repairs, r.Mended, key)
 			}
 			marks := len(c.keys(t, "chunks_006/condemned/"))
 			if how != "gone" && marks != 1 {

@@ -33,8 +33,8 @@ type VerifyConfig struct {
 	Host  string // for people who read the ledger and marks
 
 	// Repair mends what can be: see the package's repair.go. Found problems stay in
-	// the report, with what was done about each; another verification says how the
-	// archive is then.
+	// the report, with what was done about each. When something was done about all
+	// objects, the backups are verified again, and how they are then is what counts.
 	Repair bool
 	// CopyFrom is a copy of the archive from which lost and damaged packs come
 	// back; nil: none.
@@ -98,6 +98,9 @@ type VerifyReport struct {
 
 	// Repairs are what was done about them; nil when nothing was asked for.
 	Repairs []Repair `json:"repairs,omitempty"`
+	// Mended tells that there were problems, that all are mended, and that another
+	// verification found none. Backups says then how they are now.
+	Mended bool `json:"mended"`
 
 	// Open are pushes under way, or killed. Orphans are packs that no valid
 	// backup needs; nil when that can't be known, or wasn't asked because the
@@ -154,7 +157,8 @@ var ErrProblems = errors.New("verification found problems")
 // backed up, so files are not put together again for it; what a restore checks
 // beyond that is the CRC of each file.
 //
-// Problems are collected in the report, and the error then wraps ErrProblems.
+// Problems are collected in the report, and the error then wraps ErrProblems, unless
+// all of them were mended.
 // Any other error means that the verification couldn't be finished, and that
 // the report says less than all. A backup that is deleted meanwhile is none.
 //
@@ -172,12 +176,15 @@ func Verify(ctx context.Context, cfg VerifyConfig) (report *VerifyReport, err er
 	if err == nil {
 		err = v.forgetDeleted(ctx)
 	}
+	v.report.Problems, v.report.Warnings = v.problems.list(), v.warnings.list()
+	v.settle()
+	if err == nil {
+		err = v.again(ctx)
+	}
 	if err == nil {
 		v.repairOthers()
 	}
-	v.report.Problems, v.report.Warnings = v.problems.list(), v.warnings.list()
-	v.settle()
-	if err == nil && len(v.report.Problems) > 0 {
+	if err == nil && len(v.report.Problems) > 0 && !v.report.Mended {
 		first := v.report.Problems[0]
 		err = fmt.Errorf("%w: %d objects of %s, the first: %s: %s",
 			ErrProblems, len(v.report.Problems), cfg.Bucket.URL(), first.Object, first.Text)

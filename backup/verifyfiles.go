@@ -236,7 +236,7 @@ func (v *verifier) verifyWAL(ctx context.Context) error {
 		}
 		for _, name := range missing {
 			for _, ref := range users[walName{system, name}] {
-				v.problems.add("WAL segment "+name+" of system "+system, errMissing, ref, "")
+				v.problems.add(walProblem+name+" of system "+system, errMissing, ref, "")
 			}
 		}
 		if err := v.readWAL(ctx, system, names, missing, users); err != nil {
@@ -266,7 +266,7 @@ func (v *verifier) readWAL(ctx context.Context, system string, names, missing []
 			}
 			if damage != nil {
 				for _, ref := range users[walName{system, name}] {
-					v.problems.add("WAL segment "+name+" of system "+system, damage, ref, "")
+					v.problems.add(walProblem+name+" of system "+system, damage, ref, "")
 				}
 			}
 			return nil

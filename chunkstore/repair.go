@@ -96,22 +96,42 @@ func (s *Store) RepairIndex(ctx context.Context, run runid.ID, packs []index.Pac
 			continue
 		}
 		id := index.ObjectID{Run: run, N: s.repairNumber(whole)}
+		if i := slices.Index(bad, indexKey(id)); i >= 0 {
+			// An earlier repair made the same object, which is damaged by now: it goes
+			// first. The packs tell the same meanwhile.
+			gone, err := r.remove(ctx, s.bucket, bad[i])
+			if err != nil {
+				return r, err
+			}
+			if bad = slices.Delete(bad, i, i+1); !gone {
+				continue
+			}
+		}
 		if err := createOnce(ctx, s.bucket, indexKey(id), s.encodeIndex(id, whole)); err != nil {
 			return r, err
 		}
 		r.Created, r.Covered = append(r.Created, indexKey(id)), r.Covered+len(whole)
 	}
 	for _, key := range bad {
-		switch err := s.bucket.Delete(ctx, key); {
-		case errors.Is(err, storage.ErrPermission):
-			r.Kept = append(r.Kept, key)
-		case err != nil:
+		gone, err := r.remove(ctx, s.bucket, key)
+		if err != nil {
 			return r, err
-		default:
+		}
+		if gone {
 			r.Removed = append(r.Removed, key)
 		}
 	}
 	return r, nil
+}
+
+// remove removes a damaged index object, if these credentials may.
+func (r *RepairedIndex) remove(ctx context.Context, b storage.Bucket, key string) (gone bool, err error) {
+	err = b.Delete(ctx, key)
+	if errors.Is(err, storage.ErrPermission) {
+		r.Kept = append(r.Kept, key)
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // repairNumber is the number of an index object over packs. It follows from what

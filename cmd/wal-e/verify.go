@@ -44,7 +44,8 @@ backups are then looked for and not read. Without --repair nothing else changes.
 backups from referring to damaged packs, so that the next backup-push stores anew
 what the cluster still has. With --from PREFIX, where a copy of the archive is, lost
 and damaged packs come back, each proven before. Each object is named with what was
-done; the exit status tells of what was found, so verify again.
+done. When all is mended the backups are verified again, and the exit status is 0 if
+nothing is found then. What is only kept from new backups isn't mended.
 
 Without a private key of an encrypted archive --read-data opens lists and tables
 and compares the checksums of the data, which it can't open.`
@@ -214,6 +215,9 @@ func printVerified(w io.Writer, r *backup.VerifyReport, f verifyFlags) error {
 		}
 	}
 	fmt.Fprintf(&b, "; %s\n", counted(len(r.Problems), "problem"))
+	if r.Mended {
+		b.WriteString("all of it is mended: verified again, without a problem\n")
+	}
 	if r.Share != nil {
 		fmt.Fprintf(&b, "%s never read whole by shares (%s)", counted(r.Share.NeverRead, "pack"), bytesText(r.Share.NeverReadBytes))
 		if r.Share.Oldest != nil {
