@@ -16,7 +16,8 @@ import (
 // it is a fault. That becomes ErrDamaged, and nothing waits for locks that bbolt
 // held when it happened.
 type database struct {
-	db *bolt.DB
+	db   *bolt.DB
+	size int64 // bytes of the file
 
 	mu     sync.Mutex // held while bbolt holds locks of its own
 	broken bool       // bbolt may hold them for ever
@@ -26,14 +27,15 @@ type database struct {
 func openDatabase(path string) (d *database, err error) {
 	defer guard(&err)
 	defer faults()()
-	if err := checkFile(path); err != nil {
+	size, err := checkFile(path)
+	if err != nil {
 		return nil, err
 	}
 	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Second})
 	if err != nil {
 		return nil, fmt.Errorf("index: open %s: %w", path, err)
 	}
-	return &database{db: db}, nil
+	return &database{db: db, size: size}, nil
 }
 
 // view runs f in a transaction.

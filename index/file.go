@@ -115,37 +115,38 @@ func sumFile(f *os.File, n int64, trailer []byte) (uint32, error) {
 	return h.Sum32(), nil
 }
 
-// checkFile reads the whole file and says whether it is as it was written. That
-// costs less than bbolt's own look at a file that it may write to.
-func checkFile(path string) error {
+// checkFile reads the whole file and returns its length in bytes, or an error
+// when it isn't as it was written. That costs less than bbolt's own look at a file
+// that it may write to.
+func checkFile(path string) (size int64, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("index: %w", err)
+		return 0, fmt.Errorf("index: %w", err)
 	}
 	defer f.Close() // it was only read
 	info, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("index: %w", err)
+		return 0, fmt.Errorf("index: %w", err)
 	}
 	n := info.Size() - trailerSize
 	trailer := make([]byte, trailerSize)
 	if n < 0 {
-		return fmt.Errorf("%w: table of %d bytes", ErrDamaged, info.Size())
+		return 0, fmt.Errorf("%w: table of %d bytes", ErrDamaged, info.Size())
 	}
 	if _, err := f.ReadAt(trailer, n); err != nil {
-		return fmt.Errorf("index: %w", err)
+		return 0, fmt.Errorf("index: %w", err)
 	}
 	if string(trailer[:8]) != tableMagic || binary.LittleEndian.Uint64(trailer[8:]) != uint64(n) {
-		return fmt.Errorf("%w: table without its end", ErrDamaged)
+		return 0, fmt.Errorf("%w: table without its end", ErrDamaged)
 	}
 	sum, err := sumFile(f, n, trailer[:16])
 	if err != nil {
-		return fmt.Errorf("index: read %s: %w", path, err)
+		return 0, fmt.Errorf("index: read %s: %w", path, err)
 	}
 	if sum != binary.LittleEndian.Uint32(trailer[16:]) {
-		return fmt.Errorf("%w: checksum of the table differs", ErrDamaged)
+		return 0, fmt.Errorf("%w: checksum of the table differs", ErrDamaged)
 	}
-	return nil
+	return info.Size(), nil
 }
 
 // A fileLock is a file that is there while its lock is held. The table's own

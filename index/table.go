@@ -61,6 +61,7 @@ type Table struct {
 	wanted func(PackID) bool // nil: all
 	offer  []bool            // wanted, by number
 
+	checked *checkedSet // blocks of the file that is open
 	damaged atomic.Bool // something in the file wasn't what was written
 }
 
@@ -120,6 +121,7 @@ func (t *Table) open() error {
 		_ = t.db.close() // it was only read
 	}
 	t.db, t.packs, t.number = db, packs, make(map[PackID]uint32, len(packs))
+	t.checked = newCheckedSet(db.size)
 	for i, p := range packs {
 		t.number[p.id] = uint32(i)
 	}
@@ -236,7 +238,7 @@ func (t *Table) lookup(c *bolt.Cursor, id chunk.ID) (Location, bool, error) {
 	if k == nil {
 		return Location{}, false, nil
 	}
-	block, err := unseal(entryBucket, k, v)
+	block, err := t.block(k, v)
 	if err != nil {
 		return Location{}, false, err
 	}
@@ -257,6 +259,19 @@ func (t *Table) lookup(c *bolt.Cursor, id chunk.ID) (Location, bool, error) {
 		}
 	}
 	return Location{}, false, nil
+}
+
+// block returns the entries of a block. Its checksum is computed when it is
+// first met; the whole file's was when it was opened.
+func (t *Table) block(key, value []byte) ([]byte, error) {
+	if t.checked.has(key) && len(value) >= 4 {
+		return value[4:], nil
+	}
+	block, err := unseal(entryBucket, key, value)
+	if err == nil {
+		t.checked.add(key)
+	}
+	return block, err
 }
 
 func (t *Table) offered(pack uint32) bool { return t.wanted == nil || t.offer[pack] }
