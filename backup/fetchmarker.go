@@ -29,6 +29,9 @@ type marker struct {
 	Spaces map[uint32]string `json:"tablespaces"`
 	WALDir string            `json:"wal_directory,omitempty"`
 	Kept   []string          `json:"kept,omitempty"` // what was in the directory before
+	// Exact and ExactWALDir have those of the directories again that aren't UTF-8.
+	Exact       map[uint32][]byte `json:"tablespaces_bytes,omitempty"`
+	ExactWALDir []byte            `json:"wal_directory_bytes,omitempty"`
 }
 
 const markerVersion = 1
@@ -50,6 +53,12 @@ func readMarker(dir string) (*marker, error) {
 	if err := json.Unmarshal(b, m); err != nil || m.Version != markerVersion {
 		return nil, fault.OtherFetch.Errorf("%s can't be read (version %d, %v): empty %s and fetch again", name, m.Version, err, dir)
 	}
+	for oid, to := range m.Exact {
+		if _, ok := m.Spaces[oid]; ok {
+			m.Spaces[oid] = string(to)
+		}
+	}
+	m.WALDir = exact(m.WALDir, m.ExactWALDir)
 	return m, nil
 }
 
@@ -144,9 +153,13 @@ func (f *fetcher) mark() error {
 	m := marker{
 		Version: markerVersion, Backup: f.b.Ref.String(), Begun: f.cfg.Now().UTC(),
 		Spaces: make(map[uint32]string), WALDir: f.report.WALDir, Kept: f.report.KeptConfig,
+		Exact: make(map[uint32][]byte), ExactWALDir: inexact(f.report.WALDir),
 	}
 	for _, s := range f.spaces {
 		m.Spaces[s.OID] = s.dir
+		if b := inexact(s.dir); b != nil {
+			m.Exact[s.OID] = b
+		}
 	}
 	b, err := json.MarshalIndent(m, "", " ")
 	if err != nil {

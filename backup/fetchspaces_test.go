@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"wal-e/internal/storage/storagetest"
 )
 
 // moved returns a cluster whose tablespace was in a directory of the test.
@@ -35,6 +37,33 @@ func TestFetchSpaceToItsPlace(t *testing.T) {
 		if got, want := read(t, to.dir, "tablespace_map"), "16390 "+to.fast+"\n"; got != want {
 			t.Errorf("tablespace_map = %q, want %q", got, want)
 		}
+	}
+}
+
+// A path is bytes: a tablespace goes back to where it was, whatever the encoding of
+// its name, and an unfinished fetch goes on there.
+func TestFetchSpaceNotUTF8(t *testing.T) {
+	t.Parallel()
+	a, to := newArchive(t), newTarget(t)
+	to.fast = filepath.Join(to.base, "sch\xf6n")
+	c := moved(to.fast)
+	b := a.push(t, c)
+	counted := storagetest.NewFaulty(a.bucket, storagetest.Fault{})
+	mustFetch(t, a.config(b, newTarget(t)).through(t, counted))
+	cfg := a.config(b, to).through(t, storagetest.NewFaulty(a.bucket, storagetest.Fault{Call: counted.Calls(), Mode: storagetest.FailFrom}))
+	cfg.TablespaceMap = nil
+	if _, err := Fetch(t.Context(), cfg); err == nil {
+		t.Fatal("Fetch = nil from a store that ends")
+	}
+	if m, err := readMarker(to.dir); err != nil || m == nil || m.Spaces[16390] != to.fast {
+		t.Fatalf("marker = %+v, %v", m, err)
+	}
+	cfg = a.config(b, to)
+	cfg.TablespaceMap = nil
+	mustFetch(t, cfg)
+	c.check(t, to)
+	if got, want := read(t, to.dir, "tablespace_map"), "16390 "+to.fast+"\n"; got != want {
+		t.Errorf("tablespace_map = %q, want %q", got, want)
 	}
 }
 

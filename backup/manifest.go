@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"wal-e/chunkstore"
 	"wal-e/internal/chunk"
@@ -66,6 +67,47 @@ type Tablespace struct {
 	OID      uint32 `json:"oid"`
 	Name     string `json:"name,omitempty"` // unknown offline
 	Location string `json:"location"`       // what its link in pg_tblspc pointed to
+}
+
+// MarshalJSON writes what isn't UTF-8 a second time, byte for byte: a path may be
+// anything, and the name of a tablespace has the server's encoding.
+func (t Tablespace) MarshalJSON() ([]byte, error) {
+	return json.Marshal(tablespaceJSON{tablespaceFields(t), inexact(t.Name), inexact(t.Location)})
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (t *Tablespace) UnmarshalJSON(b []byte) error {
+	var j tablespaceJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return err
+	}
+	*t = Tablespace(j.tablespaceFields)
+	t.Name, t.Location = exact(t.Name, j.NameBytes), exact(t.Location, j.LocationBytes)
+	return nil
+}
+
+type tablespaceFields Tablespace
+
+type tablespaceJSON struct {
+	tablespaceFields
+	NameBytes     []byte `json:"name_bytes,omitempty"`
+	LocationBytes []byte `json:"location_bytes,omitempty"`
+}
+
+// inexact returns the bytes of s if a string in JSON can't hold them, else nil.
+func inexact(s string) []byte {
+	if utf8.ValidString(s) {
+		return nil
+	}
+	return []byte(s)
+}
+
+// exact returns what inexact was given.
+func exact(s string, b []byte) string {
+	if len(b) > 0 {
+		return string(b)
+	}
+	return s
 }
 
 // PageReport is what verifying page checksums found.
