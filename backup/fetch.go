@@ -44,7 +44,9 @@ type FetchConfig struct {
 	Owner           string // USER or USER:GROUP, for root only; "" means as in the backup
 
 	// FetchWAL puts the WAL file name at the path dest, durably. When it is
-	// set, the segments that the backup needs are put into pg_wal.
+	// set, the segments that the backup needs are put into pg_wal, and the history
+	// of its timeline if the archive has it. An error that wraps storage.ErrNotExist
+	// says that it hasn't.
 	FetchWAL func(ctx context.Context, system, name, dest string) error
 	// Recover sets the cluster up for archive recovery; nil leaves that to
 	// the operator.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"wal-e/internal/storage"
 )
 
 func TestFetch(t *testing.T) {
@@ -196,6 +198,39 @@ func TestFetchWAL(t *testing.T) {
 	}
 	checkMode(t, cfg.WALDir, 0o700)
 	checkMode(t, filepath.Join(cfg.WALDir, "archive_status"), 0o700)
+}
+
+// The history of a timeline goes along, if there is one.
+func TestFetchWALHistory(t *testing.T) {
+	t.Parallel()
+	a, c := newArchive(t), newCluster().withoutSpaces()
+	c.change = func(m *Manifest) { m.Timeline = 3 }
+	b := a.push(t, c)
+	for _, there := range []bool{true, false} {
+		to := newTarget(t)
+		cfg := a.config(b, to)
+		asked := 0
+		cfg.FetchWAL = func(_ context.Context, _, name, dest string) error {
+			if strings.HasSuffix(name, ".history") {
+				asked++
+				if !there {
+					return fmt.Errorf("%s: %w", name, storage.ErrNotExist)
+				}
+			}
+			return os.WriteFile(dest, []byte(name), 0o666)
+		}
+		r := mustFetch(t, cfg)
+		warned := slices.ContainsFunc(r.Warnings, func(w string) bool { return strings.Contains(w, "00000003.history isn't there") })
+		if asked != 1 || warned == there {
+			t.Errorf("there %t: asked %d times, warnings %q", there, asked, r.Warnings)
+		}
+		path := filepath.Join(to.dir, "pg_wal/00000003.history")
+		if exists(path) != there {
+			t.Errorf("there %t: history in pg_wal: %t", there, exists(path))
+		} else if there {
+			checkMode(t, path, 0o600)
+		}
+	}
 }
 
 // Links that a user made for WAL and for configuration are used, and stay.

@@ -15,6 +15,7 @@ import (
 	"wal-e/chunkstore"
 	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
+	"wal-e/internal/storage"
 )
 
 // controlEntry returns the entry of pg_control, which stands in the manifest.
@@ -133,7 +134,32 @@ func (f *fetcher) fetchWAL(ctx context.Context) error {
 			return f.settleDirectory(s.root, rel, f.baseEntry(f.fileMode()))
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return f.fetchHistory(ctx)
+}
+
+// fetchHistory puts the history of the backup's timeline into pg_wal, as pg_basebackup
+// does. The server starts without, but its standbys, and whoever recovers across
+// the point where the timeline began, ask it for that file.
+func (f *fetcher) fetchHistory(ctx context.Context) error {
+	tl := f.b.Manifest.Timeline
+	if tl <= 1 {
+		return nil
+	}
+	name := walDirectory(f.version) + "/" + tl.HistoryName()
+	err := f.cfg.FetchWAL(ctx, f.b.Manifest.System, tl.HistoryName(), filepath.Join(f.dir, name))
+	if errors.Is(err, storage.ErrNotExist) {
+		f.warn(ctx, "the archive lacks the history of the backup's timeline", fmt.Sprintf("%s isn't there.", tl.HistoryName()),
+			"The cluster starts. For standbys of it, copy the file from pg_wal of the server that was promoted.")
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("fetch history of timeline %d: %w", tl, err)
+	}
+	s, rel := f.site(name)
+	return f.settleDirectory(s.root, rel, f.baseEntry(f.fileMode()))
 }
 
 // finish makes everything durable, and then the cluster by moving pg_control in.

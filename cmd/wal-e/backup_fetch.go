@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -280,6 +281,9 @@ func fetchWAL(s *session, b storage.Bucket) func(ctx context.Context, system, na
 			return err
 		}
 		_, err = wal.Fetch(ctx, wal.Config{Bucket: s.walReadsMany(b), System: id, Log: s.log}, name, dest)
+		if errors.Is(err, wal.ErrNotFound) {
+			err = fmt.Errorf("%w: %w", storage.ErrNotExist, err)
+		}
 		return err
 	}
 }
