@@ -8,15 +8,23 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// rateStep is how many bytes pass at once, and what may pass in a burst.
+// rateStep is how many bytes pass at once.
 const rateStep = 64 << 10
 
+// rateBurst is the part of a second of which the bytes may pass in a burst, after
+// nothing has for as long. It makes up for what timers oversleep and for moments
+// in which all requests wait for the store; with a burst of one step a push stayed
+// a third below its limit.
+const rateBurst = 4
+
 // Rate returns a bucket that sends and receives at most so many bytes of objects
-// per second, in all requests together. What is sent a second time counts again,
-// and so does what a store's client reads once to sign it and once to send it:
-// the limit is an upper one. Names, listings and headers don't count.
+// per second, in all requests together. What is sent a second time counts again;
+// what a store's client reads to sum it up or to sign it doesn't. Names, listings
+// and headers don't count. It holds for buckets that pass what they send and
+// receive through Paced, as all of ours do.
 func Rate(b Bucket, bytesPerSecond int64) Bucket {
-	return &rated{Bucket: b, limit: rate.NewLimiter(rate.Limit(bytesPerSecond), rateStep)}
+	burst := max(rateStep, bytesPerSecond/rateBurst)
+	return &rated{Bucket: b, limit: rate.NewLimiter(rate.Limit(bytesPerSecond), int(burst))}
 }
 
 type rated struct {
@@ -28,19 +36,38 @@ type rated struct {
 func (b *rated) Unwrap() Bucket { return b.Bucket }
 
 func (b *rated) Create(ctx context.Context, key string, r io.Reader, size int64, meta Meta) error {
-	paced := pacedReader{ctx: ctx, r: r, limit: b.limit}
-	if s, ok := r.(io.Seeker); ok {
-		return b.Bucket.Create(ctx, key, pacedSeeker{paced, s}, size, meta)
-	}
-	return b.Bucket.Create(ctx, key, paced, size, meta)
+	return b.Bucket.Create(context.WithValue(ctx, limitKey{}, b.limit), key, r, size, meta)
 }
 
 func (b *rated) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
-	body, err := b.Bucket.Get(ctx, key, offset, length)
-	if err != nil {
-		return nil, err
+	return b.Bucket.Get(context.WithValue(ctx, limitKey{}, b.limit), key, offset, length)
+}
+
+// limitKey is the context's key of the limiter that holds for a request.
+type limitKey struct{}
+
+// limitOf returns the limiter that holds for a request, or nil.
+func limitOf(ctx context.Context) *rate.Limiter {
+	limit, _ := ctx.Value(limitKey{}).(*rate.Limiter)
+	return limit
+}
+
+// Paced returns r, or where ctx is that of a request through Rate a reader of r
+// that keeps to the limit. Implementations of Bucket read through it what goes over
+// the network, once: they alone know which reading that is.
+func Paced(ctx context.Context, r io.Reader) io.Reader {
+	if limit := limitOf(ctx); limit != nil {
+		return pacedReader{ctx: ctx, r: r, limit: limit}
 	}
-	return pacedBody{pacedReader{ctx: ctx, r: body, limit: b.limit}, body}, nil
+	return r
+}
+
+// PacedBody is Paced for what must be closed.
+func PacedBody(ctx context.Context, body io.ReadCloser) io.ReadCloser {
+	if limitOf(ctx) == nil {
+		return body
+	}
+	return pacedBody{Paced(ctx, body), body}
 }
 
 // A pacedReader waits after each read for as long as that may take.
@@ -77,12 +104,7 @@ func (p pacedReader) wait(n int) error {
 	}
 }
 
-type pacedSeeker struct {
-	pacedReader
-	io.Seeker
-}
-
 type pacedBody struct {
-	pacedReader
+	io.Reader
 	io.Closer
 }

@@ -114,7 +114,7 @@ func (b *Bucket) fill(ctx context.Context, f *os.File, r io.Reader, size int64, 
 		block = size + 1
 	}
 	w := &blockWriter{b: b, f: f}
-	written, err := io.CopyBuffer(w, storage.ExactReader(ctx, r, size), make([]byte, block))
+	written, err := io.CopyBuffer(w, storage.ExactReader(ctx, storage.Paced(ctx, r), size), make([]byte, block))
 	switch {
 	case w.err != nil:
 		return w.err

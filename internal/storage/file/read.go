@@ -35,7 +35,7 @@ func (b *Bucket) Get(ctx context.Context, key string, offset, length int64) (io.
 		_ = f.Close() // nothing was read
 		return nil, b.fail("get", key, err)
 	}
-	return &body{ctx: ctx, b: b, key: key, f: f, left: left}, nil
+	return storage.PacedBody(ctx, &body{ctx: ctx, b: b, key: key, f: f, left: left}), nil
 }
 
 // openObject opens the regular file at path and returns its size.

@@ -70,7 +70,8 @@ func Transport(certificates string) (*http.Transport, error) {
 // Watch returns a RoundTripper over next that ends a request with ErrStalled
 // once nothing has moved for idle: no byte of its body was taken, no answer
 // began, or no byte of the answer's body came. Time that the request's own body
-// or the reader of the answer takes doesn't count. idle 0 means DefaultIdle.
+// or the reader of the answer takes doesn't count, nor does what storage.Rate lets
+// them wait. idle 0 means DefaultIdle.
 func Watch(next http.RoundTripper, idle time.Duration) http.RoundTripper {
 	if idle <= 0 {
 		idle = DefaultIdle
@@ -90,7 +91,7 @@ func (w *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 	c.timer = time.AfterFunc(w.idle, func() { cancel(ErrStalled) })
 	req = req.Clone(ctx)
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &upload{req.Body, c}
+		req.Body = &upload{storage.PacedBody(parent, req.Body), c}
 		req.GetBody = nil // whoever sends it anew rewinds it
 	}
 	res, err := w.next.RoundTrip(req)
@@ -101,7 +102,7 @@ func (w *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	c.pause()
 	c.answered.Store(true)
-	res.Body = &download{res.Body, c}
+	res.Body = storage.PacedBody(parent, &download{res.Body, c})
 	return res, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"wal-e/internal/storage"
@@ -205,4 +206,59 @@ func TestTransportCertificates(t *testing.T) {
 	if _, err := httpx.Transport("httpx_test.go"); err == nil || !strings.Contains(err.Error(), "httpx_test.go") {
 		t.Errorf("Transport of a file without certificates = %v, want an error that names it", err)
 	}
+}
+
+// A sender sums up what it sends before, as drivers do to sign it, and reads it back.
+type sender struct {
+	storage.Bucket
+	client *http.Client
+}
+
+func (b sender) Create(ctx context.Context, _ string, r io.Reader, size int64, _ storage.Meta) error {
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		return err
+	}
+	if _, err := r.(io.Seeker).Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://store.test", r)
+	if err != nil {
+		return err
+	}
+	req.ContentLength = size
+	res, err := b.client.Do(req)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, res.Body)
+	return errors.Join(err, res.Body.Close())
+}
+
+// An echo is a server without a network.
+type echo struct{}
+
+func (echo) RoundTrip(r *http.Request) (*http.Response, error) {
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(data))}, nil
+}
+
+// A limit of the network's rate holds for what is sent and for what comes, not for
+// what is only summed up; and waiting for it isn't silence of the server.
+func TestWatchKeepsToRate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const size, speed = 3 << 20, 1 << 20
+		b := storage.Rate(sender{client: &http.Client{Transport: httpx.Watch(echo{}, time.Second/2)}}, speed)
+		began := time.Now()
+		if err := storage.CreateBytes(t.Context(), b, "key", make([]byte, size), nil); err != nil {
+			t.Fatalf("Create = %v", err)
+		}
+		got, want := time.Since(began), 2*size*time.Second/speed
+		if got < want-time.Second/4-time.Millisecond || got > want+time.Second/8 {
+			t.Errorf("sending and reading %d bytes took %s, want %s", size, got, want)
+		}
+	})
 }

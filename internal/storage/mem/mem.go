@@ -68,7 +68,7 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 	}
 	var data bytes.Buffer
 	data.Grow(int(min(max(size, 0), maxGrow)) + bytes.MinRead)
-	if _, err := data.ReadFrom(storage.ExactReader(ctx, r, size)); err != nil {
+	if _, err := data.ReadFrom(storage.ExactReader(ctx, storage.Paced(ctx, r), size)); err != nil {
 		return err
 	}
 	b.mu.Lock()
@@ -126,7 +126,7 @@ func (b *Bucket) Get(ctx context.Context, key string, offset, length int64) (io.
 	if length >= 0 {
 		data = data[:min(length, int64(len(data)))]
 	}
-	return io.NopCloser(&body{ctx: ctx, r: bytes.NewReader(data)}), nil
+	return storage.PacedBody(ctx, io.NopCloser(&body{ctx: ctx, r: bytes.NewReader(data)})), nil
 }
 
 // body stops when the context of its Get is done.
