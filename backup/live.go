@@ -29,6 +29,11 @@ func (p *pusher) live(ctx context.Context) (*PushResult, error) {
 	if err != nil {
 		return nil, err
 	}
+	if standby {
+		if err := p.checkBranch(ctx, tl, p.lastNeeded(start, tl)); err != nil {
+			return nil, err
+		}
+	}
 	if err := p.begin(ctx, tl, start); err != nil {
 		return nil, err
 	}
@@ -163,6 +168,9 @@ func (p *pusher) waitForWAL(ctx context.Context, session *postgres.Session, star
 	hint := "see in the server's log why archive_command fails, and whether it archives to " + p.cfg.Bucket.URL()
 	if p.manifest.Kind == Standby {
 		hint = "the primary archives this WAL; on a quiet one run SELECT pg_switch_wal() there"
+		if err := p.checkBranch(ctx, tl, postgres.SegmentBefore(tl, stop, p.control.WALSegmentSize).No); err != nil {
+			return err
+		}
 	}
 	p.cfg.Progress.Begin("wait for WAL", progress.Items, 0, nil)
 	p.log.InfoContext(ctx, "waiting for the WAL of the backup in the archive", "detail", "Up to "+stop.String()+".")

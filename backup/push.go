@@ -65,6 +65,12 @@ type PushConfig struct {
 
 	// MissingWAL returns those of names that the archive lacks, in order.
 	MissingWAL func(ctx context.Context, system string, names []string) ([]string, error)
+	// Timelines returns the timelines that have a history file in the archive, and
+	// History one of these, or an error that wraps storage.ErrNotExist. With them a
+	// standby that follows a timeline which has ended is refused before it is read.
+	// Nil asks nothing.
+	Timelines func(ctx context.Context, system string) ([]postgres.Timeline, error)
+	History   func(ctx context.Context, system string, tl postgres.Timeline) (postgres.History, error)
 	// WALTimeout is how long the segments of the backup may take to be
 	// archived after it was stopped; 0 means an hour.
 	WALTimeout time.Duration

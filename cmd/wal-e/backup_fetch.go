@@ -210,22 +210,31 @@ func (f fetchFlags) recovery(s *session, b storage.Bucket) (*backup.RecoverConfi
 	return &backup.RecoverConfig{
 		Target: target, Exclusive: f.exclusive, Timeline: f.timeline, Action: f.action,
 		RestoreCommand: command, Standby: f.standby, KeepArchiving: f.keepArchiving,
-		Timelines: func(ctx context.Context, system string) ([]postgres.Timeline, error) {
-			id, err := postgres.ParseSystemID(system)
-			if err != nil {
-				return nil, err
-			}
-			return wal.Timelines(ctx, s.walReadsMany(b), id)
-		},
-		History: func(ctx context.Context, system string, tl postgres.Timeline) (postgres.History, error) {
-			id, err := postgres.ParseSystemID(system)
-			if err != nil {
-				return postgres.History{}, err
-			}
-			return wal.ReadHistory(ctx, s.walReadsMany(b), id, tl)
-		},
+		Timelines: timelines(b), History: history(s.walReadsMany(b)),
 		Zone: time.Local,
 	}, nil
+}
+
+// timelines returns what lists the timelines that have a history in an archive.
+func timelines(b storage.Bucket) func(ctx context.Context, system string) ([]postgres.Timeline, error) {
+	return func(ctx context.Context, system string) ([]postgres.Timeline, error) {
+		id, err := postgres.ParseSystemID(system)
+		if err != nil {
+			return nil, err
+		}
+		return wal.Timelines(ctx, b, id)
+	}
+}
+
+// history returns what reads a timeline's history from an archive.
+func history(b storage.Bucket) func(ctx context.Context, system string, tl postgres.Timeline) (postgres.History, error) {
+	return func(ctx context.Context, system string, tl postgres.Timeline) (postgres.History, error) {
+		id, err := postgres.ParseSystemID(system)
+		if err != nil {
+			return postgres.History{}, err
+		}
+		return wal.ReadHistory(ctx, b, id, tl)
+	}
 }
 
 // restoreCommand is this program with what it needs to find the archive again:

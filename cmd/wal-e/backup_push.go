@@ -173,6 +173,8 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 		Memory:           int64(f.memory),
 		Rewrite:          f.rewrite(),
 		MissingWAL:       missingWAL(counter),
+		Timelines:        timelines(counter),
+		History:          history(s.walReads(counter)),
 		WALTimeout:       f.walTimeout,
 		Program:          version,
 		Host:             hostname(),

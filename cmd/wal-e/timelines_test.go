@@ -98,3 +98,25 @@ func testGap(t *testing.T, a *archive, c *pgtest.Cluster) {
 		t.Errorf("windows %+v", w)
 	}
 }
+
+// After a fail-over, a standby that still follows the old timeline is refused before
+// it is read: the segment in which the new one began never comes.
+func TestPushOfStandbyLeftBehind(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	c := a.start(t, pgtest.Options{SegmentSizeMB: 1, Conf: map[string]string{"autovacuum": "off"}})
+	heir := c.Standby(t, pgtest.Options{Env: a.env})
+	left := c.Standby(t, pgtest.Options{Env: a.env, Conf: map[string]string{"recovery_target_timeline": "current"}})
+	c.WaitArchived(t, c.SwitchWAL(t))
+	c.Exec(t, "CHECKPOINT")
+	left.WaitCaughtUp(t, c)
+	left.Exec(t, "CHECKPOINT")
+	c.Stop(t, pgtest.Immediate)
+	heir.Promote(t)
+	heir.WaitArchived(t, "00000002.history")
+	a.fails(t, left, 1, []string{"follows timeline 1, which was left at 0/", "for timeline 2", "WALE-1307"}, "backup-push", left.Dir)
+	if _, err := os.Stat(filepath.Join(a.prefix, "basebackups_006")); !os.IsNotExist(err) {
+		t.Errorf("the push that was refused began a run (%v)", err)
+	}
+	a.push(t, heir)
+}
