@@ -52,9 +52,10 @@ type Pool struct {
 // Beside it Run pushes those that archive_status says are ready, timeline
 // histories first, then in the order of their names, and renames NAME.ready to
 // NAME.done once the archive has the file and the local one is what it was before,
-// one after the other: when one is done, no earlier one is under way.
-// Whatever fails there leaves the file ready: PostgreSQL names it later. The named
-// file's own status belongs to PostgreSQL.
+// one after the other: when one is done, so are all before it, as PostgreSQL and
+// its backups take it to be. Whatever fails there leaves that file and those behind
+// it ready: PostgreSQL names them later, and what is archived by then costs little.
+// The named file's own status belongs to PostgreSQL.
 //
 // The others never cost the named file its chance: with a deadline in ctx they are
 // given up when that isn't archived within a quarter of the time, so that it has
@@ -69,13 +70,13 @@ func (p Pool) Run(ctx context.Context, path string) error {
 		slow = time.AfterFunc(time.Until(deadline)/4, stop)
 		defer slow.Stop()
 	}
-	named, noMore, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	named, noMore, done := &pushed{ended: make(chan struct{})}, make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		p.pushOthers(others, path, named, noMore)
 	}()
 	err := p.Push(ctx, path)
-	close(named)
+	named.end(err == nil)
 	if err != nil {
 		stop()
 	}
@@ -105,9 +106,20 @@ func (p Pool) log() *slog.Logger {
 	return p.Log
 }
 
-// pushOthers pushes what is ready beside path. None is marked before named is
-// closed, and none begins once noMore is.
-func (p Pool) pushOthers(ctx context.Context, path string, named, noMore <-chan struct{}) {
+// A pushed file is one that is on its way, or was.
+type pushed struct {
+	ended    chan struct{} // closed when it isn't under way any more
+	archived bool          // with all before it, once ended is closed
+}
+
+func (p *pushed) end(archived bool) {
+	p.archived = archived
+	close(p.ended)
+}
+
+// pushOthers pushes what is ready beside path. None is marked before named has
+// ended, and none begins once noMore is closed.
+func (p Pool) pushOthers(ctx context.Context, path string, named *pushed, noMore <-chan struct{}) {
 	status := filepath.Join(filepath.Dir(path), "archive_status")
 	ready, err := readyFiles(status, filepath.Base(path), p.Size-1)
 	if err != nil {
@@ -135,7 +147,7 @@ func (p Pool) pushOthers(ctx context.Context, path string, named, noMore <-chan 
 type batch struct {
 	pool        Pool
 	dir, status string
-	before      <-chan struct{} // closed when nothing is under way of what begun so far
+	before      *pushed         // the last that began
 	noMore      <-chan struct{} // closed when none may begin
 	room        *semaphore.Weighted
 	most        int64 // that room has
@@ -155,6 +167,7 @@ func (b *batch) push(ctx context.Context, names []string) bool {
 		if err != nil {
 			// Nobody but PostgreSQL may say that it isn't needed.
 			b.leave(ctx, name, err)
+			b.before = &pushed{ended: b.before.ended}
 			continue
 		}
 		weight := min(max(before.Size(), 1), maxHeld, b.most)
@@ -162,20 +175,20 @@ func (b *batch) push(ctx context.Context, names []string) bool {
 			b.fail()
 			break
 		}
-		earlier, finished := b.before, make(chan struct{})
-		b.before = finished
+		earlier, this := b.before, &pushed{ended: make(chan struct{})}
+		b.before = this
 		wg.Go(func() {
-			defer close(finished)
 			err := b.pool.Push(ctx, path)
 			b.room.Release(weight)
 			// Whoever sees that a file is done may think so of all before it.
-			<-earlier
-			if err == nil {
+			<-earlier.ended
+			if err == nil && earlier.archived {
 				err = b.mark(path, before)
 			}
 			if err != nil {
 				b.leave(ctx, name, err)
 			}
+			this.end(err == nil && earlier.archived)
 		})
 	}
 	wg.Wait()

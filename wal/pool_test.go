@@ -213,7 +213,8 @@ func TestPoolMarksInOrder(t *testing.T) {
 	}
 }
 
-// A further file that fails, vanishes or changes stays ready and fails nothing.
+// A further file that fails, vanishes or changes stays ready with those behind it, which
+// are archived all the same, and fails nothing.
 func TestPoolLeaves(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
@@ -238,12 +239,52 @@ func TestPoolLeaves(t *testing.T) {
 		t.Errorf("Run = %v, want nil: the named file is archived", err)
 	}
 	var want []string
-	for _, name := range names[:5] {
+	for _, name := range names {
 		want = append(want, name+".ready")
 	}
-	want = append(want, names[5]+".done")
 	if got := c.status(t); !slices.Equal(got, want) {
 		t.Errorf("archive_status holds %v, want %v", got, want)
+	}
+}
+
+// What comes before a file that failed is marked, and nothing behind it, the named
+// file's failure included: PostgreSQL and its backups take the archive to be
+// complete up to each file that is done.
+func TestPoolMarksNoGap(t *testing.T) {
+	t.Parallel()
+	for failing := range 5 {
+		c := newCluster(t)
+		names := c.names(1, 5)
+		c.ready(t, names...)
+		var mu sync.Mutex
+		tried := 0
+		others := make(chan struct{}) // closed when all but the named one were tried
+		p := wal.Pool{Size: 32, Push: func(_ context.Context, path string) error {
+			i := slices.Index(names, filepath.Base(path))
+			if i == 0 {
+				<-others
+			} else {
+				mu.Lock()
+				if tried++; tried == 4 {
+					close(others)
+				}
+				mu.Unlock()
+			}
+			if i == failing {
+				return errors.New("refused")
+			}
+			return nil
+		}}
+		if err := p.Run(limited(t, time.Hour), c.path(names[0])); (err != nil) != (failing == 0) {
+			t.Errorf("file %d fails: Run = %v", failing, err)
+		}
+		want := []string{names[0] + ".ready"} // PostgreSQL's own
+		for i := 1; i < 5; i++ {
+			want = append(want, names[i]+map[bool]string{true: ".done", false: ".ready"}[i < failing])
+		}
+		if got := c.status(t); !slices.Equal(got, want) {
+			t.Errorf("file %d fails: archive_status holds %v, want %v", failing, got, want)
+		}
 	}
 }
 
