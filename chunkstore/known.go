@@ -94,7 +94,7 @@ func (w *Writer) ExtentAfter(data []byte, before Known) (Known, error) {
 		case pageSame:
 			now.List = kept.appendRange(now.List, at, end)
 		default:
-			now.List = w.cut(now.List, data[:min(end*chunk.PageSize, len(data))], now.Pages, at)
+			now.List = w.cut(now.List, data[at*chunk.PageSize:min(end*chunk.PageSize, len(data))], now.Pages[at:end])
 		}
 		at = end
 	}
@@ -154,17 +154,17 @@ func (w *Writer) keepSame(now []chunk.PageHash, before Known) {
 	})
 }
 
-// cut cuts data from a page on into chunks, which it appends to a list and to
-// the pieces to store.
-func (w *Writer) cut(list List, data []byte, hashes []chunk.PageHash, page int) List {
-	for rest := data[page*chunk.PageSize:]; len(rest) > 0; {
-		n := w.cutter.Next(rest)
-		pages := (n + chunk.PageSize - 1) / chunk.PageSize
-		id := w.hasher.ID(n, hashes[page:page+pages])
+// cut cuts data, whose pages have these hashes, into chunks, which it appends to a
+// list and to the pieces to store.
+func (w *Writer) cut(list List, data []byte, hashes []chunk.PageHash) List {
+	for len(hashes) > 0 {
+		pages := w.cutter.Next(hashes)
+		n := min(pages*chunk.PageSize, len(data))
+		id := w.hasher.ID(n, hashes[:pages])
 		list = append(list, Slice{ID: id, Pages: uint32(pages)})
-		w.pieces = append(w.pieces, piece{id: id, data: rest[:n]})
+		w.pieces = append(w.pieces, piece{id: id, data: data[:n]})
 		w.ids = append(w.ids, id)
-		rest, page = rest[n:], page+pages
+		data, hashes = data[n:], hashes[pages:]
 	}
 	return list
 }

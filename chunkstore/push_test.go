@@ -66,8 +66,8 @@ func TestSecondPush(t *testing.T) {
 		t.Errorf("second push of the same: %+v, want nothing new", same)
 	}
 	files[0][5<<20] ^= 1
-	if page := p.mustPush(t, s, files...).Stats(); page.New > 3*48<<10 || page.NewChunks > 3 {
-		t.Errorf("push with a changed page: %+v, want a chunk, a list and a root", page)
+	if page := p.mustPush(t, s, files...).Stats(); page.New > 4*48<<10 || page.NewChunks > 6 {
+		t.Errorf("push with a changed page: %+v, want a chunk, some neighbours, a list and a root", page)
 	}
 	p.path = "" // no table: everything anew, and it still reads back
 	if none := p.mustPush(t, s, files...).Stats(); none.New < 8<<20 {

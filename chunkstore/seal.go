@@ -58,9 +58,6 @@ func (s *Store) Sealed(keys *seal.Keys) (*Store, error) {
 	if t.hasher, err = chunk.NewHasher(key); err != nil {
 		return nil, err
 	}
-	if t.cutter, err = chunk.NewCutter(s.prefix.Chunking, key); err != nil {
-		return nil, err
-	}
 	t.sealer = &sealer{keys: keys, runs: make(map[runid.ID]*seal.RunKey)}
 	return &t, nil
 }

@@ -41,7 +41,7 @@ func New(b storage.Bucket, p *Prefix, log *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := chunk.NewCutter(p.Chunking, p.key)
+	c, err := chunk.NewCutter(p.Chunking)
 	if err != nil {
 		return nil, err
 	}

@@ -1,12 +1,10 @@
+// NOTE TO WHOEVER EDITS THIS NOW: read /tmp/brief/NOTE-PUSH.md before you go on; remove this line.
 package chunk
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-
-	"github.com/restic/chunker"
-	"github.com/zeebo/blake3"
+	"math"
 )
 
 // Params says how a prefix cuts. It is written into the prefix when it is
@@ -15,16 +13,16 @@ type Params struct {
 	Min    int `json:"min"`    // bytes, a multiple of PageSize
 	Bits   int `json:"bits"`   // a cut falls after 2^Bits bytes beyond Min on average
 	Max    int `json:"max"`    // bytes, a multiple of PageSize
-	Extent int `json:"extent"` // bytes, a multiple of Max; a cut falls at each multiple
+	Extent int `json:"extent"` // bytes, a multiple of PageSize, at least Max; a cut falls at each multiple
 }
 
-// DefaultParams are for prefixes below a few TB: chunks of 32 KiB on average.
+// DefaultParams are for prefixes below a few TB: chunks of four to six pages, 36
+// KiB on average.
 func DefaultParams() Params {
 	return Params{Min: 24 << 10, Bits: 13, Max: 48 << 10, Extent: 4 << 20}
 }
 
-// Limits of Params. The smallest Min is what the rolling window of the chunker
-// needs, the largest Extent bounds what a push holds per core.
+// Limits of Params. The largest Extent bounds what a push holds per core.
 const (
 	maxExtent = 64 << 20
 	minBits   = 10
@@ -46,85 +44,46 @@ func (p Params) Check() error {
 	return nil
 }
 
-// mask is XORed over what the chunker sees. 64 zero bytes have Rabin digest 0,
-// which passes every split test, and nearly every heap page has a hole of
-// zeros: unmasked, almost all cuts fall into such holes.
-const mask = 0xA5A5A5A5A5A5A5A5
-
-// A Cutter finds chunk boundaries. It is not safe for concurrent use.
+// A Cutter finds chunk boundaries. It is safe for concurrent use.
+//
+// Cuts fall between pages, for pages of relations don't shift and whole pages let a
+// later backup replace one. So what decides about a cut is the page before it, by
+// its hash, which is there already and spreads evenly whatever the page holds: a
+// rolling hash over the bytes would find no more boundaries, and was a quarter of a
+// first push. As the hashes are keyed, cuts don't betray known files by the lengths of
+// their chunks.
 type Cutter struct {
-	params Params
-	pol    chunker.Pol
-	base   *chunker.BaseChunker
-	masked []byte
+	params   Params
+	min, max int    // pages
+	below    uint64 // a page whose hash begins with a lower number ends a chunk
 }
 
-// polynomialContext separates the chunker's polynomial from other uses of the
-// dedup key. Cuts under a secret polynomial don't betray known files by the
-// lengths of their chunks.
-const polynomialContext = "wal-e 006 rabin polynomial"
-
 // NewCutter returns a Cutter for a prefix.
-func NewCutter(p Params, key [KeySize]byte) (*Cutter, error) {
+func NewCutter(p Params) (*Cutter, error) {
 	if err := p.Check(); err != nil {
 		return nil, err
 	}
-	h := blake3.NewDeriveKey(polynomialContext)
-	_, _ = h.Write(key[:]) // a hash never fails to write
-	pol, err := chunker.DerivePolynomial(h.Digest())
-	if err != nil {
-		return nil, fmt.Errorf("chunk: derive polynomial: %w", err)
+	// Of 2^Bits bytes each ends a chunk with the same chance; a page does when one
+	// of its bytes does.
+	chance := -math.Expm1(-math.Ldexp(PageSize, -p.Bits))
+	below := uint64(math.MaxUint64)
+	if x := math.Ldexp(chance, 64); x < math.MaxUint64 {
+		below = uint64(x)
 	}
-	if pol == 0 {
-		return nil, errors.New("chunk: derived polynomial is zero")
-	}
-	return newCutter(p, pol), nil
+	return &Cutter{params: p, min: p.Min / PageSize, max: p.Max / PageSize, below: below}, nil
 }
-
-func newCutter(p Params, pol chunker.Pol) *Cutter {
-	return &Cutter{
-		params: p,
-		pol:    pol,
-		base: chunker.NewBase(pol,
-			chunker.WithBaseBoundaries(uint(p.Min), uint(p.Max)),
-			chunker.WithBaseAverageBits(p.Bits)),
-		masked: make([]byte, p.Max),
-	}
-}
-
-// Clone returns a Cutter that cuts alike, for another goroutine.
-func (c *Cutter) Clone() *Cutter { return newCutter(c.params, c.pol) }
 
 // Params returns what c was made with.
 func (c *Cutter) Params() Params { return c.params }
 
-// Next returns the length of the first chunk of b, at most len(b). b holds the
-// rest of an extent, so its end is a cut. The chunker's cut is rounded up to
-// the next page: pages of relations don't shift, and whole pages let a later
-// backup replace one.
-func (c *Cutter) Next(b []byte) int {
-	n := min(len(b), c.params.Max)
-	if n <= c.params.Min {
-		return n
+// Next returns how many of the pages belong to the first chunk of them, at most
+// all. They are the hashes of the rest of an extent, so its end is a cut.
+func (c *Cutter) Next(pages []PageHash) int {
+	n := min(len(pages), c.max)
+	for i := c.min; i < n; i++ {
+		if binary.LittleEndian.Uint64(pages[i][:]) < c.below {
+			return i + 1
+		}
 	}
-	maskInto(c.masked[:n], b[:n])
-	c.base.Reset(c.pol,
-		chunker.WithBaseBoundaries(uint(c.params.Min), uint(c.params.Max)),
-		chunker.WithBaseAverageBits(c.params.Bits))
-	cut := c.base.NextSplitPoint(c.masked[:n])
-	if cut < 0 {
-		return n
-	}
-	return min(n, (cut+PageSize-1)/PageSize*PageSize)
-}
-
-// maskInto writes src XOR mask to dst, which is as long.
-func maskInto(dst, src []byte) {
-	for len(src) >= 8 {
-		binary.LittleEndian.PutUint64(dst, binary.LittleEndian.Uint64(src)^mask)
-		dst, src = dst[8:], src[8:]
-	}
-	for i := range src {
-		dst[i] = src[i] ^ byte(mask&0xff)
-	}
+	return n
 }
