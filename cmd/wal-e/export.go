@@ -109,6 +109,9 @@ func exportBackup(ctx context.Context, s *session, f exportFlags, query string) 
 	if err := e.locate(); err != nil {
 		return err
 	}
+	if err := e.checkCluster(ctx); err != nil {
+		return err
+	}
 	// WAL first: a backup without would look like one.
 	if err := e.wal(ctx, f.wal); err != nil {
 		return err
@@ -172,6 +175,29 @@ func (e *exporting) locate() (err error) {
 	}
 	e.size = postgres.SegmentSize(e.m.SegmentSize)
 	return e.size.Check()
+}
+
+// checkCluster refuses a destination with the WAL of another cluster. No name in the
+// classic layout tells clusters apart: a restore would read on in the other's WAL,
+// and retention would count the backups of both as one's.
+func (e *exporting) checkCluster(ctx context.Context) error {
+	id, err := compat.System(ctx, e.to, e.s.decryptClassic)
+	switch {
+	case errors.Is(err, storage.ErrNotExist):
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		e.s.log.WarnContext(ctx, "cannot tell which cluster the destination is of", "detail", err.Error(),
+			"hint", "Make sure that it is of system "+e.system.String()+", or export to an empty prefix.")
+		return nil
+	case id != e.system:
+		return &message{
+			kind: fault.OtherCluster, text: fmt.Sprintf("%s holds the WAL of system %s, and the backup is of %s", e.to.URL(), id, e.system),
+			hint: "Export to an empty prefix or folder.",
+		}
+	}
+	return nil
 }
 
 // wal exports the WAL that the backup needs to be consistent, or all from its start

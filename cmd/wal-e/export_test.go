@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -78,6 +79,24 @@ func TestExport(t *testing.T) {
 			t.Errorf("offline: contents:\n%s\nwant:\n%s", got, want)
 		}
 	})
+}
+
+// Nothing of one cluster is written into the classic archive of another.
+func TestExportToAnother(t *testing.T) {
+	t.Parallel()
+	tc := classicRestores(t)[0]
+	a, to := newArchive(t), writableFixture(t, tc.Prefix)
+	if tc.GPG != "" {
+		a.importKey(t, tc.GPG)
+	}
+	c := a.start(t, pgtest.Options{SegmentSizeMB: 1})
+	c.Stop(t, pgtest.Fast)
+	a.push(t, c, "--while-offline")
+	before := to.keys(t)
+	a.fails(t, nil, 1, []string{"holds the WAL of system", "WALE-1205"}, "export", "--to", to.prefix, "LATEST")
+	if after := to.keys(t); !slices.Equal(before, after) {
+		t.Errorf("the destination changed: %v to %v", before, after)
+	}
 }
 
 // What was imported of an archive of the original is exported again, and restores to
