@@ -20,12 +20,10 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Without symbols for debuggers: PostgreSQL starts the program for each segment.
-# Stack traces and go version -m need none of them. grpcnotrace leaves out the traces
-# of gRPC, which Google's library brings and nobody uses: their templates make the
-# linker keep every method there is, 12 MB of them. internal/pgtest builds alike.
+# Stack traces and go version -m need none of them. internal/pgtest builds alike.
 .PHONY: build
 build: go ## build bin/wal-e, a static binary
-	CGO_ENABLED=0 $(GO) build -trimpath -tags grpcnotrace -ldflags '-s -w' -o bin/wal-e ./cmd/wal-e
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/wal-e ./cmd/wal-e
 
 # Packages have the time of the last commit in them, not of the build: who builds the
 # same commit with the same Go gets the same files.

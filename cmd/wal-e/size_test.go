@@ -12,7 +12,7 @@ import (
 // it is the libraries of object stores. It grows by a third when something calls
 // text/template or html/template, or reflect's MethodByName: the linker then keeps
 // every exported method. Raise it only for something that is worth it.
-const maxBinary = 34 << 20
+const maxBinary = 30 << 20
 
 func TestBinarySize(t *testing.T) {
 	t.Parallel()

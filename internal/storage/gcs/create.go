@@ -1,21 +1,21 @@
 package gcs
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
 	"hash/crc32"
 	"io"
 	"net/http"
+	"net/url"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"google.golang.org/api/googleapi"
-	gs "google.golang.org/api/storage/v1"
 
 	"wal-e/internal/fault"
 	"wal-e/internal/storage"
@@ -32,12 +32,19 @@ func (b *Bucket) Create(ctx context.Context, key string, r io.Reader, size int64
 // newSum returns the sum that Google keeps of each object.
 func newSum() hash.Hash32 { return crc32.New(crc32.MakeTable(crc32.Castagnoli)) }
 
-// octets is what every object is said to be.
-const octets = "application/octet-stream"
-
 // sumText is a sum as Google writes it.
 func sumText(h hash.Hash32) string {
 	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, h.Sum32()))
+}
+
+// An object is what Google says of one, as far as we ask.
+type object struct {
+	Name        string            `json:"name,omitempty"`
+	Size        string            `json:"size,omitempty"` // decimal
+	TimeCreated time.Time         `json:"timeCreated,omitzero"`
+	CRC32C      string            `json:"crc32c,omitempty"`
+	ContentType string            `json:"contentType,omitempty"`
+	Metadata    map[string]string `json:"metadata,omitempty"`
 }
 
 func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64, meta storage.Meta) error {
@@ -50,7 +57,7 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	about := &gs.Object{Name: b.name(key), ContentType: octets, Metadata: meta}
+	about := object{Name: b.name(key), ContentType: "application/octet-stream", Metadata: meta}
 	sum := newSum()
 	content := io.TeeReader(storage.ExactReader(ctx, r, size), sum)
 	if seek, start := storage.Fixed(r); seek != nil {
@@ -62,32 +69,55 @@ func (b *Bucket) create(ctx context.Context, key string, r io.Reader, size int64
 		if err != nil {
 			return err
 		}
-		about.Crc32c, size = sumText(sum), n
+		about.CRC32C, size = sumText(sum), n
 		content = storage.ExactReader(ctx, r, size)
 	}
-	body := &upload{r: content}
-	// A chunk size of 0 means one request, whatever its length.
-	got, err := b.objects.Insert(b.cfg.Bucket, about).IfGenerationMatch(0).Fields("crc32c").
-		Media(body, googleapi.ChunkSize(0), googleapi.ContentType(octets)).
-		Context(context.WithValue(ctx, uploadKey{}, body)).Do()
-	err = translate(err)
+	head, tail, boundary, err := envelope(about)
+	if err != nil {
+		return err
+	}
+	length := int64(-1)
+	if size >= 0 {
+		length = int64(len(head)) + size + int64(len(tail))
+	}
+	body := &upload{r: io.MultiReader(bytes.NewReader(head), content, bytes.NewReader(tail))}
+	var got object
+	err = b.exchange(ctx, request{
+		method: http.MethodPost, upload: true,
+		query:  url.Values{"uploadType": {"multipart"}, "ifGenerationMatch": {"0"}, "fields": {"crc32c"}},
+		header: http.Header{"Content-Type": {"multipart/related; boundary=" + boundary}},
+		body:   body, length: length,
+	}, &got)
 	if rerr := body.stop(); rerr != nil && err != nil {
 		return rerr
 	}
 	if err != nil {
 		return b.taken(ctx, key, err)
 	}
-	if want := sumText(sum); got.Crc32c != "" && got.Crc32c != want {
+	if want := sumText(sum); got.CRC32C != "" && got.CRC32C != want {
 		// The name was free, so what stands there is ours, and damaged.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		err := fault.Unlike.Errorf("what arrived has the CRC32C sum %s, what was sent has %s", got.Crc32c, want)
+		err := fault.Unlike.Errorf("what arrived has the CRC32C sum %s, what was sent has %s", got.CRC32C, want)
 		if derr := b.remove(ctx, key); derr != nil {
 			return fmt.Errorf("%w, and deleting it again: %w: delete it by hand", err, derr)
 		}
 		return err
 	}
 	return nil
+}
+
+// envelope returns what stands before and behind the content in the body of an
+// upload.
+func envelope(about object) (head, tail []byte, boundary string, err error) {
+	data, err := json.Marshal(about)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	boundary = rand.Text()
+	head = fmt.Appendf(nil, "--%s\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n%s\r\n--%s\r\nContent-Type: %s\r\n\r\n",
+		boundary, data, boundary, about.ContentType)
+	return head, fmt.Appendf(nil, "\r\n--%s--\r\n", boundary), boundary, nil
 }
 
 // taken gives the answer to a conditional upload its meaning.
@@ -109,11 +139,9 @@ func (b *Bucket) taken(ctx context.Context, key string, err error) error {
 	return err
 }
 
-// An upload is content that the client library reads in the background, and no
+// An upload is content that the transport reads in the background, and no
 // longer than its request is under way.
 type upload struct {
-	broke atomic.Bool // nothing more is to be sent; read without waiting for the reader
-
 	mu   sync.Mutex
 	r    io.Reader
 	over bool
@@ -124,32 +152,11 @@ func (u *upload) Read(p []byte) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.over {
-		u.broke.Store(true)
 		return 0, errors.New("the request is over")
 	}
 	n, err := u.r.Read(p)
 	if err != nil && err != io.EOF {
 		u.err = err
-		u.broke.Store(true)
-	}
-	return n, err
-}
-
-// uploadKey is the key of a context's *upload.
-type uploadKey struct{}
-
-// An uploadBody is what the client library makes of an upload. When the content
-// breaks off the library sends the end of the body all the same, and what came so
-// far could be taken for all.
-type uploadBody struct {
-	io.ReadCloser
-	u *upload
-}
-
-func (b *uploadBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if b.u.broke.Load() {
-		return 0, errors.New("the content broke off")
 	}
 	return n, err
 }

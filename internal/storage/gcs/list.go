@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 
 	"wal-e/internal/storage"
@@ -21,27 +24,31 @@ func (b *Bucket) List(ctx context.Context, prefix, startAfter string) iter.Seq2[
 }
 
 func (b *Bucket) list(ctx context.Context, prefix, startAfter string, yield func(storage.Object, error) bool) error {
-	call := b.objects.List(b.cfg.Bucket).Fields("nextPageToken", "items(name,size,timeCreated)").MaxResults(int64(b.cfg.PageSize)).Context(ctx)
+	query := url.Values{"fields": {"nextPageToken,items(name,size,timeCreated)"}, "maxResults": {strconv.Itoa(b.cfg.PageSize)}}
 	// What Google refuses to look for is left to the comparison below.
 	if p := driver.CleanPrefix(b.name(prefix)); p != "" {
-		call.Prefix(p)
+		query.Set("prefix", p)
 	}
 	if startAfter != "" {
-		call.StartOffset(driver.CleanPrefix(b.name(startAfter)))
+		query.Set("startOffset", driver.CleanPrefix(b.name(startAfter)))
 	}
-	for last, token := "", ""; ; {
-		page, err := call.Do()
-		switch err = translate(err); {
+	for last := ""; ; {
+		var page struct {
+			Items         []object
+			NextPageToken string
+		}
+		err := b.exchange(ctx, request{method: http.MethodGet, query: query}, &page)
+		switch {
 		case errors.Is(err, errMissing):
 			return b.noBucket()
 		case err != nil:
 			return err
 		}
-		for _, item := range page.Items {
+		for i := range page.Items {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			name := item.Name
+			name := page.Items[i].Name
 			if name <= last {
 				return fmt.Errorf("%w: the listing of bucket %q goes back from %q to %q", storage.ErrInvalid, b.cfg.Bucket, last, name)
 			}
@@ -50,7 +57,7 @@ func (b *Bucket) list(ctx context.Context, prefix, startAfter string, yield func
 			if !ours || !strings.HasPrefix(key, prefix) || startAfter != "" && key <= startAfter || storage.CheckKey(key) != nil {
 				continue
 			}
-			o, err := line(key, item)
+			o, err := page.Items[i].line(key)
 			if err != nil {
 				return err
 			}
@@ -61,11 +68,10 @@ func (b *Bucket) list(ctx context.Context, prefix, startAfter string, yield func
 		if page.NextPageToken == "" {
 			return ctx.Err()
 		}
-		if page.NextPageToken == token {
+		if page.NextPageToken == query.Get("pageToken") {
 			return fmt.Errorf("the listing of bucket %q does not go on", b.cfg.Bucket)
 		}
-		token = page.NextPageToken
-		call.PageToken(token)
+		query.Set("pageToken", page.NextPageToken)
 	}
 }
 
@@ -75,7 +81,7 @@ func (b *Bucket) Delete(ctx context.Context, keys ...string) error {
 }
 
 func (b *Bucket) remove(ctx context.Context, key string) error {
-	err := translate(b.objects.Delete(b.cfg.Bucket, b.name(key)).Context(ctx).Do())
+	err := b.exchange(ctx, request{method: http.MethodDelete, object: b.name(key)}, nil)
 	if err = b.absent(ctx, err); errors.Is(err, storage.ErrNotExist) {
 		return nil
 	}

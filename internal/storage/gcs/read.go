@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
-	"time"
-
-	gs "google.golang.org/api/storage/v1"
 
 	"wal-e/internal/storage"
 	"wal-e/internal/storage/driver"
@@ -37,13 +35,17 @@ func (b *Bucket) get(ctx context.Context, key string, offset, length int64) (io.
 		_, err := b.stat(ctx, key)
 		return http.NoBody, err
 	}
-	call := b.objects.Get(b.cfg.Bucket, b.name(key)).Context(ctx)
+	// Without this header Google unpacks what was stored as gzip.
+	r := request{
+		method: http.MethodGet, object: b.name(key), query: url.Values{"alt": {"media"}},
+		header: http.Header{"Accept-Encoding": {"gzip"}},
+	}
 	span := driver.Range(offset, length)
 	if span != "" {
-		call.Header().Set("Range", span)
+		r.header.Set("Range", span)
 	}
-	res, err := call.Download()
-	if err = translate(err); err != nil {
+	res, err := b.send(ctx, r)
+	if err != nil {
 		var e *statusError
 		if span != "" && errors.As(err, &e) && e.status == http.StatusRequestedRangeNotSatisfiable {
 			return http.NoBody, nil // it begins behind the last byte
@@ -91,12 +93,15 @@ func (b *Bucket) stat(ctx context.Context, key string) (storage.Attributes, erro
 	if err := storage.CheckKey(key); err != nil {
 		return storage.Attributes{}, err
 	}
-	o, err := b.objects.Get(b.cfg.Bucket, b.name(key)).Fields("name", "size", "timeCreated", "metadata").Context(ctx).Do()
-	if err = translate(err); err != nil {
+	var o object
+	err := b.exchange(ctx, request{
+		method: http.MethodGet, object: b.name(key), query: url.Values{"fields": {"name,size,timeCreated,metadata"}},
+	}, &o)
+	if err != nil {
 		return storage.Attributes{}, b.absent(ctx, err)
 	}
-	found, err := line(key, o)
-	a := storage.Attributes{Object: found}
+	line, err := o.line(key)
+	a := storage.Attributes{Object: line}
 	if len(o.Metadata) > 0 {
 		a.Meta = o.Metadata
 	}
@@ -104,10 +109,10 @@ func (b *Bucket) stat(ctx context.Context, key string) (storage.Attributes, erro
 }
 
 // line returns what a listing says of an object.
-func line(key string, o *gs.Object) (storage.Object, error) {
-	created, err := time.Parse(time.RFC3339, o.TimeCreated)
-	if err != nil || o.Size > math.MaxInt64 {
-		return storage.Object{}, fmt.Errorf("the server says of %s the size %d and the time %q", key, o.Size, o.TimeCreated)
+func (o *object) line(key string) (storage.Object, error) {
+	size, err := strconv.ParseInt(o.Size, 10, 64)
+	if err != nil || size < 0 || o.TimeCreated.IsZero() {
+		return storage.Object{}, fmt.Errorf("the server says of %s the size %q and the time %v", key, o.Size, o.TimeCreated)
 	}
-	return storage.Object{Key: key, Size: int64(o.Size), ModTime: created.UTC()}, nil
+	return storage.Object{Key: key, Size: size, ModTime: o.TimeCreated.UTC()}, nil
 }

@@ -2,6 +2,7 @@ package gcs
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,108 +12,109 @@ import (
 	"strings"
 
 	"golang.org/x/oauth2"
-	"google.golang.org/api/googleapi"
 
 	"wal-e/internal/storage"
 )
+
+// A request is one to the JSON interface.
+type request struct {
+	method string
+	upload bool   // to the interface for uploads
+	object string // empty: the objects of the bucket
+	query  url.Values
+	header http.Header
+	body   io.Reader // nil: none
+	length int64     // of body; -1 when not known
+}
+
+// url returns where a request goes.
+func (s *session) url(r request) string {
+	var b strings.Builder
+	b.WriteString(s.endpoint)
+	if r.upload {
+		b.WriteString("/upload")
+	}
+	b.WriteString("/storage/v1/b/" + url.PathEscape(s.cfg.Bucket) + "/o")
+	if r.object != "" {
+		b.WriteString("/" + url.PathEscape(r.object))
+	}
+	if len(r.query) > 0 {
+		b.WriteString("?" + r.query.Encode())
+	}
+	return b.String()
+}
+
+// send makes a request. The response's body must be closed; its status is 2xx.
+func (s *session) send(ctx context.Context, r request) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, r.method, s.url(r), r.body)
+	if err != nil {
+		return nil, err
+	}
+	if r.body != nil {
+		req.ContentLength = r.length
+		req.GetBody = nil // nothing is sent twice behind our back
+	}
+	for k, v := range r.header {
+		req.Header[k] = v
+	}
+	req.Header.Set("User-Agent", "wal-e")
+	var token *oauth2.Token
+	if s.tokens != nil {
+		if token, err = s.tokens.get(ctx); err != nil {
+			return nil, err
+		}
+		token.SetAuthHeader(req)
+	}
+	res, err := s.client.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode/100 == 2 {
+		if token != nil {
+			s.tokens.works(token)
+		}
+		return res, nil
+	}
+	defer res.Body.Close()
+	e := decodeError(res.StatusCode, res.Body)
+	if res.StatusCode == http.StatusUnauthorized && token != nil && s.tokens.drop(token) {
+		e.kind = nil // it has expired before its time: the next attempt gets a new one
+	}
+	return nil, e
+}
+
+// exchange makes a request and decodes its answer, unless into is nil.
+func (s *session) exchange(ctx context.Context, r request, into any) error {
+	res, err := s.send(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if into == nil {
+		return nil
+	}
+	limited := &io.LimitedReader{R: res.Body, N: maxAnswer}
+	switch err := json.NewDecoder(limited).Decode(into); {
+	case err == nil:
+		return nil
+	case limited.N <= 0:
+		return fmt.Errorf("the answer is larger than %d bytes", maxAnswer)
+	case err == io.EOF:
+		return fmt.Errorf("read the answer: %w", io.ErrUnexpectedEOF)
+	default:
+		return fmt.Errorf("read the answer: %w", err)
+	}
+}
 
 const (
 	maxAnswer = 16 << 20 // bytes; a page of 1000 names of 1 KiB takes up to 6 MiB
 	maxError  = 64 << 10 // bytes
 )
 
-// A carrier sends the client library's requests. It knows tokens, which the
-// library renews on a schedule of its own, and bounds the answers that the library
-// reads as a whole.
-type carrier struct {
-	next   http.RoundTripper
-	tokens *tokens // nil: none are needed
-}
-
-func (c *carrier) RoundTrip(req *http.Request) (*http.Response, error) {
-	req = req.Clone(req.Context())
-	content := req.Method == http.MethodGet && req.URL.Query().Get("alt") == "media"
-	if content {
-		// Without this header Google unpacks what was stored as gzip.
-		req.Header.Set("Accept-Encoding", "gzip")
-	}
-	var token *oauth2.Token
-	if c.tokens != nil {
-		var err error
-		if token, err = c.tokens.get(req.Context()); err != nil {
-			if req.Body != nil {
-				req.Body.Close()
-			}
-			return nil, err
-		}
-		token.SetAuthHeader(req)
-	}
-	if u, ok := req.Context().Value(uploadKey{}).(*upload); ok {
-		req.Body = &uploadBody{req.Body, u}
-	}
-	res, err := c.next.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case res.StatusCode/100 != 2:
-		// The library believes the number in an answer's text rather than this one.
-		res.Header.Set(statusHeader, strconv.Itoa(res.StatusCode))
-		res.Body = &bounded{ReadCloser: res.Body, left: maxError, end: io.EOF}
-	case !content:
-		res.Body = &bounded{ReadCloser: res.Body, left: maxAnswer, end: fmt.Errorf("the answer is larger than %d bytes", maxAnswer)}
-	}
-	switch {
-	case token == nil:
-	case res.StatusCode/100 == 2:
-		c.tokens.works(token)
-	case res.StatusCode == http.StatusUnauthorized && c.tokens.drop(token):
-		res.Body.Close()
-		return nil, errTokenEnded
-	}
-	return res, nil
-}
-
-// statusHeader is where carrier notes the status of an answer that is no success.
-const statusHeader = "Wal-E-Status"
-
-// errTokenEnded says that a token which was taken before is no longer, before its
-// time: the next attempt gets a new one.
-var errTokenEnded = errors.New("the server answers 401: the token has ended")
-
-// bounded is a body that ends after some bytes, with an error or as if that were all.
-type bounded struct {
-	io.ReadCloser
-	left int64
-	end  error
-}
-
-func (b *bounded) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, b.end
-	}
-	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
-	return n, err
-}
-
-// translate gives an error of the client library the meaning that it has for any
-// request.
-func translate(err error) error {
-	var answer *googleapi.Error
-	if errors.As(err, &answer) {
-		return meaning(answer)
-	}
-	var sent *url.Error
-	if errors.As(err, &sent) {
-		return sent.Err // what is left out is the URL
-	}
-	return err
-}
-
 // A statusError is an answer that is no success.
 type statusError struct {
 	status int
+	reason string // Google's word for it; may be empty
 	text   string // may be empty
 	kind   error  // one of storage's, or errMissing, or nil
 }
@@ -140,29 +142,27 @@ var errMissing = errors.New("not found")
 
 var errNoBucket = errors.New("no such bucket")
 
-// meaning says what an answer means that is no success.
-func meaning(answer *googleapi.Error) *statusError {
-	status, err := strconv.Atoi(answer.Header.Get(statusHeader))
-	if err != nil {
-		return &statusError{status: answer.Code} // not an answer that came here
-	}
-	if answer.Message == "" {
-		// Of an answer to a download the library keeps the text as it is.
-		var parsed *googleapi.Error
-		if errors.As(googleapi.CheckResponseWithBody(&http.Response{StatusCode: status}, []byte(answer.Body)), &parsed) {
-			answer = parsed
+// decodeError reads an answer that is no success, and gives it the meaning that
+// it has for any request.
+func decodeError(status int, body io.Reader) *statusError {
+	e := &statusError{status: status}
+	var answer struct {
+		Error struct {
+			Message string
+			Errors  []struct{ Reason string }
 		}
 	}
-	e := &statusError{status: status, text: oneLine(answer.Message)}
-	reason := ""
-	if len(answer.Errors) > 0 {
-		reason = strings.ToLower(answer.Errors[0].Reason)
+	if json.NewDecoder(io.LimitReader(body, maxError)).Decode(&answer) == nil {
+		e.text = oneLine(answer.Error.Message)
+		if len(answer.Error.Errors) > 0 {
+			e.reason = answer.Error.Errors[0].Reason
+		}
 	}
 	switch status {
 	case http.StatusUnauthorized:
 		e.kind = storage.ErrPermission
 	case http.StatusForbidden:
-		if !strings.HasSuffix(reason, "ratelimitexceeded") {
+		if !strings.HasSuffix(strings.ToLower(e.reason), "ratelimitexceeded") {
 			e.kind = storage.ErrPermission
 		}
 	case http.StatusNotFound:
@@ -199,8 +199,8 @@ func (s *session) contained(ctx context.Context) error {
 	if s.found.Load() {
 		return nil
 	}
-	_, err := s.objects.List(s.cfg.Bucket).MaxResults(1).Fields("kind").Context(ctx).Do()
-	switch err = translate(err); {
+	err := s.exchange(ctx, request{method: http.MethodGet, query: url.Values{"maxResults": {"1"}, "fields": {"kind"}}}, nil)
+	switch {
 	case err == nil:
 		s.found.Store(true)
 	case errors.Is(err, errMissing):
