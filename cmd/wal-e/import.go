@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -145,9 +146,19 @@ func (i *importing) backup(ctx context.Context, b compat.Backup) error {
 	cfg := backup.ImportConfig{
 		Bucket: i.target, Control: summary.Control, Label: summary.Label, Taken: b.LastModified, DataDirectory: summary.Sentinel.Spec.BasePrefix,
 		Files: func(ctx context.Context, visit func(context.Context, backup.ImportFile, io.Reader) error) error {
-			return compat.Files(ctx, i.read, b, func(ctx context.Context, f compat.File, content io.Reader) error {
+			var read atomic.Int64
+			err := compat.Files(ctx, i.read, b, func(ctx context.Context, f compat.File, content io.Reader) error {
+				if f.Mode.IsRegular() {
+					read.Add(f.Size)
+				}
 				return visit(ctx, backup.ImportFile{Path: f.Path, Mode: f.Mode, Size: f.Size, Link: f.Link, Owner: f.Owner, Group: f.Group}, content)
 			})
+			if want := summary.Sentinel.ExpandedSize; err == nil && want >= 0 && read.Load() != want {
+				i.s.log.WarnContext(ctx, "the backup has another size than its sentinel says",
+					"detail", fmt.Sprintf("The files of %s have %d bytes, the sentinel says %d.", b.Name, read.Load(), want),
+					"hint", "Files that vanished while the backup was taken make the sentinel say more; so does the loss of the last partitions, which nothing else shows.")
+			}
+			return err
 		},
 		NeedWAL: i.needWAL, StateDir: i.stateDir, AllowNewCluster: i.s.allowNewCluster,
 		Program: version, Host: hostname(), Log: i.s.log.With("logger", "wal_e.operator.backup"),

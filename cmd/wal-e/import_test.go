@@ -155,6 +155,20 @@ func TestImportRefuses(t *testing.T) {
 			}
 		})
 	}
+	// That the last partition is gone, only the size tells.
+	const second = "base_000000010000000000000007_00000216"
+	from, cut := writableFixture(t, "prefixes/plain"), newArchive(t)
+	args := []string{"import", "--from", "file://localhost" + from.prefix, "--backup", second}
+	if r := from.must(t, nil, "backup-list", second); r.stdout == "" {
+		t.Fatal("the fixture has no second backup")
+	}
+	if err := os.Remove(filepath.Join(from.prefix, "basebackups_005", second, "tar_partitions/part_00000005.tar.lzo")); err != nil {
+		t.Fatal(err)
+	}
+	if r := cut.must(t, nil, args...); !strings.Contains(r.stderr, "another size than its sentinel says") || !strings.Contains(r.stderr, "loss of the last partitions") {
+		t.Errorf("an import without the last partition says nothing of it:\n%s", r.stderr)
+	}
+
 	a := writableFixture(t, "prefixes/plain")
 	a.fails(t, nil, 1, []string{"is a classic prefix", "upgrade-layout"}, "import", "--all")
 	a.fails(t, nil, 2, []string{"--backup NAME, --all, or --wal"}, "import")
