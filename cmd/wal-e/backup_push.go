@@ -25,6 +25,7 @@ type pushFlags struct {
 	readRate         int
 	networkRate      int
 	memory           int
+	memoryGiven      bool // else WALE_MEMORY says
 	whileOffline     bool
 	checkpoint       string
 	includeLogs      bool
@@ -61,6 +62,7 @@ func newBackupPushCommand(a *app) *cobra.Command {
 			if err := f.check(); err != nil {
 				return &usageError{cmd, err.Error()}
 			}
+			f.memoryGiven = cmd.Flags().Changed("memory")
 			return a.do(cmd, func(ctx context.Context, s *session) error { return backupPush(ctx, s, f, args[0]) })
 		},
 	}
@@ -74,7 +76,7 @@ func (f *pushFlags) bind(cmd *cobra.Command) {
 	flags.VarP(numberOption(&f.poolSize, 4), "pool-size", "p", "cores that read and compress, and storage requests at once")
 	flags.Var(numberOption(&f.readRate, 0), "cluster-read-rate-limit", "`BYTES` read per second at most, in all; 0 for no limit")
 	flags.Var(numberOption(&f.networkRate, 0), "network-rate-limit", "`BYTES` of objects per second at most, in all; 0 for no limit")
-	flags.Var(numberOption(&f.memory, 0), "memory", "`BYTES` of memory to do with, at least 100000000; 0 for some 320 MB with four cores")
+	flags.Var(numberOption(&f.memory, 0), "memory", "`BYTES` of memory to do with, at least 100000000; 0 for some 320 MB with four cores (default: WALE_MEMORY)")
 	flags.BoolVar(&f.whileOffline, "while-offline", false, "back up a stopped cluster; it needs no archive to start")
 	flags.StringVar(&f.checkpoint, "checkpoint", "spread", "`MODE` of the checkpoint that begins the backup: spread, which may take minutes, or fast")
 	flags.BoolVar(&f.includeLogs, "include-logs", false, "also back up the server's log folder")
@@ -111,7 +113,7 @@ func (f pushFlags) check() error {
 	return nil
 }
 
-// leastPushMemory is what --memory must be at least.
+// leastPushMemory is what --memory and WALE_MEMORY must be at least.
 const leastPushMemory = 100_000_000
 
 // rewrite is the budget as backup.PushConfig has it.
@@ -142,6 +144,9 @@ func backupPush(ctx context.Context, s *session, f pushFlags, dir string) error 
 	}
 	if f.networkRate > 0 {
 		b = storage.Rate(b, int64(f.networkRate))
+	}
+	if !f.memoryGiven {
+		f.memory = int(s.pushMemory)
 	}
 	if f.memory > 0 {
 		// What isn't the heap's own, and what lies over it between collections.

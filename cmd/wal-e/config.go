@@ -32,6 +32,7 @@ type config struct {
 	fetchRetry    time.Duration
 	poolMemory    int64 // bytes of the files that wal-push holds beside the named one
 	prefetchBytes int64 // that wal-fetch may have lie ahead
+	pushMemory    int64 // that backup-push may take; 0: nobody said
 	attempts      int   // per storage request; 0: what time limits allow, negative: no bound
 
 	allowNewCluster bool
@@ -76,6 +77,9 @@ func (a *app) loadConfig() (config, error) {
 	c.poolMemory = r.bytes("WALE_POOL_MEMORY", 256<<20)
 	c.fetchRetry = r.duration("WALE_FETCH_RETRY", 30*time.Second)
 	c.prefetchBytes = r.bytes("WALE_PREFETCH_BYTES", 256<<20)
+	if c.pushMemory = r.bytes("WALE_MEMORY", 0); c.pushMemory != 0 && c.pushMemory < leastPushMemory {
+		r.complain(fault.BadSetting.Errorf("WALE_MEMORY: %q: want at least %d bytes, or 0", a.env["WALE_MEMORY"], leastPushMemory))
+	}
 	c.attempts = r.attempts()
 	c.allowNewCluster = r.boolean("WALE_ALLOW_NEW_CLUSTER")
 	c.envdir = a.env["WALE_ENVDIR"]

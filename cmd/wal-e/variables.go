@@ -31,6 +31,7 @@ func variables() []variable {
 		{"WALE_COMPRESSION", "zstd", "zstd[:LEVEL], LEVEL 1 (fastest) to 22"},
 		{"WALE_PUSH_TIMEOUT", "60s", "how long wal-push may take in all"},
 		{"WALE_POOL_MEMORY", "256MB", "how much of the files that wal-push sends beside the named one may be in memory at once; the program takes some 110MB besides"},
+		{"WALE_MEMORY", "0", "as --memory of backup-push: a number of bytes, or a form like 150MB; 0 for some 320MB with four cores"},
 		{"WALE_FETCH_RETRY", "30s", "how long wal-fetch tries storage that can't be reached before it gives up"},
 		{"WALE_PREFETCH_BYTES", "256MB", "how much wal-fetch may fetch ahead: a number of bytes, or a form like 64MB"},
 		{"WALE_RETRIES", "", "attempts per storage request, 0 for no bound; without it, what the time limits allow"},
