@@ -68,6 +68,9 @@ func Export(ctx context.Context, cfg ExportConfig) (*PushReport, error) {
 		control: &postgres.ControlFile{WALSegmentSize: cfg.SegmentSize}, walker: &walker{spaces: cfg.Tablespaces},
 		start: cfg.Start, tl: cfg.Timeline,
 	}
+	if err := checkSpaces(cfg.Tablespaces); err != nil {
+		return nil, err
+	}
 	name := nameAt(cfg.Timeline, cfg.Start, cfg.SegmentSize)
 	switch _, err := cfg.Bucket.Stat(ctx, name.Sentinel()); {
 	case err == nil:

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"strings"
 	"testing"
 	"time"
 
@@ -99,5 +100,19 @@ func TestExportBadContent(t *testing.T) {
 		for o := range b.List(t.Context(), "", "") {
 			t.Errorf("%s: it left %s", name, o.Key)
 		}
+	}
+}
+
+// A path that the sentinel's JSON can't hold is refused before anything is stored.
+func TestExportNotUTF8(t *testing.T) {
+	t.Parallel()
+	b := mem.New(nil)
+	cfg := exported(b)
+	cfg.Tablespaces[16400] = "/srv/sch\xf6n"
+	if _, err := compat.Export(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "isn't UTF-8") {
+		t.Errorf("Export = %v", err)
+	}
+	for o := range b.List(t.Context(), "", "") {
+		t.Errorf("it left %s", o.Key)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
@@ -568,6 +569,9 @@ func marshalSentinel(segment, offset string, size int64, dir string, spaces map[
 		b, _ := json.Marshal(s) // a string always can be
 		return string(b)
 	}
+	if err := checkSpaces(spaces); err != nil {
+		return nil, err
+	}
 	var oids []string
 	var places strings.Builder
 	for _, oid := range slices.Sorted(maps.Keys(spaces)) {
@@ -579,4 +583,15 @@ func marshalSentinel(segment, offset string, size int64, dir string, spaces map[
 		text(segment), text(offset), size, text(strings.TrimSuffix(dir, "/")+"/"), strings.Join(oids, ", "), places.String())
 	_, err := ParseSentinel(b) // what we can't read nobody can
 	return b, err
+}
+
+// checkSpaces refuses what a sentinel can't hold: in JSON another path would stand,
+// and a restore would go there.
+func checkSpaces(spaces map[uint32]string) error {
+	for oid, dir := range spaces {
+		if !utf8.ValidString(dir) {
+			return fault.Unstorable.Errorf("tablespace %d is in %q, which isn't UTF-8, and the classic layout has no other paths: move it, or use the new layout", oid, dir)
+		}
+	}
+	return nil
 }
