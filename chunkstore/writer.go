@@ -37,7 +37,7 @@ func (p *Push) NewWriter() (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Writer{push: p, hasher: p.store.hasher.Clone(), cutter: p.store.cutter, encoder: enc}, nil
+	return &Writer{push: p, hasher: p.store.hasher.Clone(), cutter: p.store.cutter.Clone(), encoder: enc}, nil
 }
 
 // zeroRun is how many whole zero pages in a row become a hole instead of being

@@ -1,10 +1,9 @@
-// NOTE TO WHOEVER EDITS THIS NOW: read /tmp/brief/NOTE-PUSH.md before you go on; remove this line.
 package chunk
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math"
+
+	"github.com/restic/chunker"
 )
 
 // Params says how a prefix cuts. It is written into the prefix when it is
@@ -44,34 +43,56 @@ func (p Params) Check() error {
 	return nil
 }
 
-// A Cutter finds chunk boundaries. It is safe for concurrent use.
+// A Cutter finds chunk boundaries. It is not safe for concurrent use.
 //
 // Cuts fall between pages, for pages of relations don't shift and whole pages let a
-// later backup replace one. So what decides about a cut is the page before it, by
-// its hash, which is there already and spreads evenly whatever the page holds: a
-// rolling hash over the bytes would find no more boundaries, and was a quarter of a
-// first push. As the hashes are keyed, cuts don't betray known files by the lengths of
-// their chunks.
+// later backup replace one. So the rolling hash runs over the pages' hashes, which are
+// there already and are spread evenly whatever the pages hold. Over the bytes it found
+// no more boundaries, was a quarter of a first push, and holes of zeros led it astray:
+// 64 zero bytes have Rabin digest 0. As the hashes are keyed, cuts don't betray known
+// files by the lengths of their chunks.
 type Cutter struct {
 	params   Params
-	min, max int    // pages
-	below    uint64 // a page whose hash begins with a lower number ends a chunk
+	min, max int // pages
+	base     *chunker.BaseChunker
+	stream   []byte // what the chunker sees of a chunk
 }
+
+const (
+	// polynomial is any irreducible one of degree 53.
+	polynomial = chunker.Pol(0x3DA3358B4DC173)
+
+	// pageMark is how many bytes the chunker sees of a page, its hash several times
+	// over: as many as its window has, so that a cut depends on two pages at most.
+	// markShift is by how many bits they are less than the page.
+	pageMark  = 64
+	markShift = 7
+)
 
 // NewCutter returns a Cutter for a prefix.
 func NewCutter(p Params) (*Cutter, error) {
 	if err := p.Check(); err != nil {
 		return nil, err
 	}
-	// Of 2^Bits bytes each ends a chunk with the same chance; a page does when one
-	// of its bytes does.
-	chance := -math.Expm1(-math.Ldexp(PageSize, -p.Bits))
-	below := uint64(math.MaxUint64)
-	if x := math.Ldexp(chance, 64); x < math.MaxUint64 {
-		below = uint64(x)
-	}
-	return &Cutter{params: p, min: p.Min / PageSize, max: p.Max / PageSize, below: below}, nil
+	return newCutter(p), nil
 }
+
+func newCutter(p Params) *Cutter {
+	c := &Cutter{params: p, min: p.Min / PageSize, max: p.Max / PageSize, base: new(chunker.BaseChunker)}
+	c.stream = make([]byte, 0, c.max*pageMark)
+	c.reset()
+	return c
+}
+
+// reset makes the chunker begin a chunk.
+func (c *Cutter) reset() {
+	// With one byte more than Min, a chunk has more than Min unless it is the last.
+	c.base.Reset(polynomial, chunker.WithBaseBoundaries(uint(c.min*pageMark+1), uint(c.max*pageMark)),
+		chunker.WithBaseAverageBits(c.params.Bits-markShift))
+}
+
+// Clone returns a Cutter that cuts alike, for another goroutine.
+func (c *Cutter) Clone() *Cutter { return newCutter(c.params) }
 
 // Params returns what c was made with.
 func (c *Cutter) Params() Params { return c.params }
@@ -80,10 +101,18 @@ func (c *Cutter) Params() Params { return c.params }
 // all. They are the hashes of the rest of an extent, so its end is a cut.
 func (c *Cutter) Next(pages []PageHash) int {
 	n := min(len(pages), c.max)
-	for i := c.min; i < n; i++ {
-		if binary.LittleEndian.Uint64(pages[i][:]) < c.below {
-			return i + 1
+	if n <= c.min {
+		return n
+	}
+	c.stream = c.stream[:0]
+	for i := range pages[:n] {
+		for range pageMark / HashSize {
+			c.stream = append(c.stream, pages[i][:]...)
 		}
 	}
+	if cut := c.base.NextSplitPoint(c.stream); cut >= 0 {
+		return (cut + pageMark - 1) / pageMark // and the chunker begins anew
+	}
+	c.reset()
 	return n
 }
