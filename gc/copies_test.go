@@ -202,6 +202,70 @@ func TestSleeperCantHitACopy(t *testing.T) {
 	}
 }
 
+// A copy that sleeps before its outcome is ended, collected, and wakes: it doesn't call
+// itself a backup.
+func TestCopyThatWasReaped(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	first := a.push(10, [extents]int{})
+	second := a.push(20, [extents]int{1, 1, 1})
+	c := newCopy(t, a)
+	slept := false
+	asleep := storagetest.NewFaulty(c.b, storagetest.Fault{Before: func(_ int, op, key string) {
+		if slept || op != "create" || !strings.HasSuffix(key, ".outcome") {
+			return
+		}
+		slept = true
+		cfg := c.config()
+		cfg.AbortRunning = true
+		c.collect(cfg)
+		a.mustCopyTo(c.b, second) // a newer one, for whose sake unfinished ones needn't stay
+		c.collect(cfg)
+	}})
+	if ref, err := a.copyTo(asleep, first); err == nil || !slept {
+		t.Errorf("the copy %s succeeded though it was collected (slept %t)", ref, slept)
+	}
+	c.collect(c.config())
+	if n := len(keysOf(t, c.b, "basebackups_006/")); n != 2 {
+		t.Errorf("%d objects of runs are left, want those of the other copy", n)
+	}
+}
+
+// A pack that the destination loses while a backup is copied is noticed before the
+// copy is called one.
+func TestCopyLosesAPack(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	first := a.push(10, [extents]int{})
+	second := a.push(20, [extents]int{1, 1, 1})
+	o, err := chunkstore.ReadOutcome(t.Context(), a.b, second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, found := range []bool{false, true} { // a pack that was sent, or was there
+		c := newCopy(t, a)
+		a.mustCopyTo(c.b, first)
+		lost := false
+		losing := storagetest.NewFaulty(c.b, storagetest.Fault{Before: func(_ int, op, key string) {
+			if lost || op != "create" || !strings.HasPrefix(key, "wal_006/") {
+				return
+			}
+			for p := range o.Footprint.All() {
+				if !lost && (p.Run == first.Run) == found {
+					lost = true
+					if err := c.b.Delete(t.Context(), chunkstore.PackKey(p)); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		}})
+		if ref, err := a.copyTo(losing, second); err == nil || !lost {
+			t.Errorf("found %t: the copy %s succeeded without a pack (lost %t)", found, ref, lost)
+		}
+		c.mustRestore(a.mustCopyTo(c.b, second))
+	}
+}
+
 // Copies beside a delete and collection at the destination that stop at any
 // request, for as long as the copy takes, and then go on.
 func TestCopyBesideSleepingCollection(t *testing.T) {

@@ -147,12 +147,12 @@ func (p *place) checkQuiet() error {
 
 // baseline is the whole protocol: on a weak store now and then, now and then
 // with pushes that don't do W4a, since all else must hold without, and every
-// other time with two of the places where processes like to stop. One in four
+// other time with two of the places where processes like to stop. One in six
 // copies to a second prefix, and in one in six packs rot.
 func baseline(seed uint64) scenario {
 	sc := scenario{weak: seed%8 == 7, lenient: seed%8 == 3, sleepy: seed%4 == 1}
-	sc.copies = seed%4 == 2 || seed%32 == 15 || seed%32 == 21
-	sc.decay = seed%8 == 6 || seed%32 == 4 || seed%32 == 21
+	sc.copies = seed%16 == 2 || seed%16 == 14 || seed%32 == 15 || seed%32 == 21
+	sc.decay = seed%16 == 14 || seed%16 == 6 || seed%32 == 21
 	if seed%16 >= 8 {
 		n := uint64(len(allNaps))
 		sc.naps = []nap{allNaps[seed/16%n], allNaps[seed/16/n%n]}
