@@ -23,7 +23,7 @@ const (
 	RepairNone     = "none"     // it can't be repaired
 	repairOpenRun  = "its push is open, or was killed: the next push of its host ends it, and repair works then"
 	repairNextPush = "the next backup-push doesn't refer to it and stores anew what still is in the cluster; the backups named stay damaged until it comes back with --from PREFIX, a copy"
-	repairSource   = "this prefix takes copies: repair it with --from and the archive that is copied here"
+	repairSource   = "this prefix takes copies: repair it with --from and the archive that is copied here; if clusters push here by now, push the next backup with --fresh, which refers to nothing that is stored"
 	walProblem     = "WAL segment " // what objects of problems with WAL begin with
 	repairOutside  = "only a copy of the archive has it: copy the object back"
 )

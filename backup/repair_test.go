@@ -386,6 +386,9 @@ func TestRepairOfCopy(t *testing.T) {
 		if marks := c.keys(t, "chunks_006/condemned/"); len(marks) != 0 {
 			t.Errorf("marks %q", marks)
 		}
+		if r := c.verify(t, VerifyConfig{Repair: true, ReadData: true}); !strings.Contains(r.Repairs[0].Text, "--fresh") || !strings.Contains(r.Repairs[0].Text, "--from") {
+			t.Errorf("repairs %+v don't say what to do", r.Repairs)
+		}
 		if r := c.verify(t, VerifyConfig{ReadData: true, Repair: true, CopyFrom: source}); result(r, key) != RepairRestored {
 			t.Errorf("repairs %+v, want %s restored", r.Repairs, key)
 		}
