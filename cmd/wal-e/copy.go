@@ -18,6 +18,7 @@ import (
 
 	"wal-e/backup"
 	"wal-e/chunkstore"
+	"wal-e/compat"
 	"wal-e/internal/envelope"
 	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
@@ -180,6 +181,17 @@ func copyBackups(ctx context.Context, s, there *session, f copyFlags, names []st
 	chosen, err := c.choose(ctx, names)
 	if err != nil {
 		return err
+	}
+	contents, err := compat.Detect(ctx, c.to)
+	if err != nil {
+		return layoutUnknown(err)
+	}
+	if contents.Layout() == compat.Classic {
+		// Whoever pushes there would go over to the new layout by it.
+		return &message{
+			kind: fault.NotClassic, text: fmt.Sprintf("%s is a classic prefix, and a copy would make it another", c.to.URL()),
+			hint: "Copy to an empty prefix.",
+		}
 	}
 	if err := chunkstore.PrepareCopy(ctx, c.from, c.to, time.Now()); err != nil {
 		return err

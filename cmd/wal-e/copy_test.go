@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,12 @@ func TestCopy(t *testing.T) {
 		oc.Stop(t, pgtest.Fast)
 		return "file://localhost" + other.prefix
 	}())
+	classic := writableFixture(t, "prefixes/plain")
+	before := classic.keys(t)
+	a.fails(t, nil, 1, []string{"is a classic prefix", "WALE-1801"}, "copy", "--to", "file://localhost"+classic.prefix)
+	if after := classic.keys(t); !slices.Equal(before, after) {
+		t.Errorf("the refused copy changed %v to %v", before, after)
+	}
 	a.fails(t, nil, 1, []string{"both source and destination"}, "copy", "--to", "file://localhost"+a.prefix)
 
 	want := c.Query(t, "SELECT count(*), sum(abalance) FROM pgbench_accounts")
