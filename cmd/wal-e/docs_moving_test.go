@@ -121,3 +121,42 @@ func lastOf(t *testing.T, pattern string) (newest string) {
 	}
 	return newest
 }
+
+// While two archivers are asked for each WAL file, none passes one of them by, also
+// after one of them was away and files have piled up.
+func TestMovingWithoutGap(t *testing.T) {
+	t.Parallel()
+	for doc, other := range map[string]string{
+		"moving-from-wal-g.md": "wal-g wal-push %p", "moving-from-pgbackrest.md": "pgbackrest --stanza=main archive-push %p",
+	} {
+		t.Run(doc, func(t *testing.T) {
+			t.Parallel()
+			a := newArchive(t)
+			old := filepath.Join(pgtest.TempDir(t), "old")
+			p := newPage(t, doc, other, "cp %p "+old+"/%f")
+			settings := filepath.Join(p.dir, "etc/wal-e.d/env")
+			a.sh(t, "mkdir -p "+settings+"; echo file://localhost"+a.prefix+" >"+settings+"/WALE_FILE_PREFIX")
+			command := p.archiveCommand(t)
+			if !strings.HasPrefix(command, "cp ") {
+				t.Fatalf("%s has no command for both: %s", doc, command)
+			}
+			c := pgtest.Start(t, pgtest.Options{SegmentSizeMB: 1, ArchiveCommand: command, Env: p.env})
+			c.Exec(t, "CREATE TABLE written (i int)")
+			for range 4 {
+				c.Exec(t, "INSERT INTO written VALUES (0)")
+				c.SwitchWAL(t) // nothing to copy to
+			}
+			a.sh(t, "mkdir "+old)
+			c.Exec(t, "INSERT INTO written VALUES (0)")
+			c.WaitArchived(t, c.SwitchWAL(t))
+			for _, stored := range glob(t, a.prefix+"/wal_006/*/*") {
+				if _, err := os.Stat(filepath.Join(old, filepath.Base(stored))); err != nil {
+					t.Errorf("the other archiver wasn't asked for %s: %v", filepath.Base(stored), err)
+				}
+			}
+			a.must(t, c, "backup-push", "--checkpoint", "fast", c.Dir)
+			a.must(t, c, "wal-verify")
+			p.end(t)
+		})
+	}
+}
