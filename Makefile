@@ -46,6 +46,10 @@ man: go ## make man pages and completions in bin/package
 	SOURCE_DATE_EPOCH=$(PACKAGE_AT) $(GO) run -tags docgen ./cmd/wal-e bin/package
 	gzip -9n bin/package/man1/*.1
 
+.PHONY: docs
+docs: go ## write docs/reference.md, which a test compares with the program
+	$(GO) test -count=1 -run TestReference ./cmd/wal-e -update
+
 .PHONY: package-test
 package-test: package ## install the package on a new Debian (debootstrap), and back a cluster up there
 	.ci/package-test

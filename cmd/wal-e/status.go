@@ -86,8 +86,8 @@ func newStatusCommand(a *app) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.DurationVar(&f.maxAge, "max-backup-age", 26*time.Hour, "how old the last backup of a cluster may be, such as 26h")
-	flags.IntVar(&f.maxFiles, "max-backlog", 64, "how many WAL files may wait to be archived")
+	flags.DurationVar(&f.maxAge, "max-backup-age", 26*time.Hour, "`DURATION` that the last backup of a cluster may be old, such as 26h")
+	flags.IntVar(&f.maxFiles, "max-backlog", 64, "`N` WAL files at most that may wait to be archived")
 	flags.StringVar(&f.retain, "retain", "", "tell what `NUM_TO_RETAIN` or period, as delete retain has it, lets expire next")
 	flags.StringVar(&f.metrics, "metrics-file", "", "also write metrics for Prometheus to `FILE`")
 	flags.BoolVar(&f.json, "json", false, "print everything known as JSON")
