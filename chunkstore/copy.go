@@ -91,7 +91,7 @@ func Copy(ctx context.Context, cfg CopyConfig, ref Ref) (*Copied, error) {
 	c.push.footprint.Union(&old.Footprint)
 	// What was removed there once never comes back, so a run would only leave
 	// something to collect. The marks that count are read after W1.
-	if _, err := c.marks(ctx); err != nil {
+	if err := c.checkMarks(ctx); err != nil {
 		return nil, fmt.Errorf("copy backup %s to %s: %w", ref, cfg.To.URL(), err)
 	}
 	run, err := createIntent(ctx, cfg.To, ref.Name, intent, cfg.Now) // W1
@@ -143,8 +143,7 @@ func (c *copying) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	marks, err := c.marks(ctx) // W2 and W3
-	if err != nil {
+	if err := c.checkMarks(ctx); err != nil { // W2 and W3
 		return err
 	}
 	if err := c.packs(ctx, there); err != nil { // W4
@@ -158,7 +157,8 @@ func (c *copying) run(ctx context.Context) error {
 			return c.vanished(ctx, err)
 		}
 	}
-	if marks, err = readMarks(ctx, c.cfg.To, c.push.domain.marks); err != nil { // W4a
+	marks, err := readMarks(ctx, c.cfg.To, c.push.domain.marks) // W4a
+	if err != nil {
 		return err
 	}
 	if err := errors.Join(c.push.uncondemned(marks), c.stored(ctx, runs)); err != nil {
@@ -167,20 +167,20 @@ func (c *copying) run(ctx context.Context) error {
 	return c.commit(ctx)
 }
 
-// marks lists the marks at the destination, which must leave room for the copy:
+// checkMarks reads the marks at the destination, which must leave room for the copy:
 // none names a pack of it, whether that is stored or not, nor WAL that it needs.
-func (c *copying) marks(ctx context.Context) ([]Mark, error) {
+func (c *copying) checkMarks(ctx context.Context) error {
 	marks, err := c.push.store.readMarks(ctx, c.push.domain)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	switch start, horizon, below, err := c.push.belowHorizon(marks); {
 	case err != nil:
-		return nil, err
+		return err
 	case below:
-		return nil, fmt.Errorf("%w: it starts at %s, and WAL below %s is being removed there", ErrCondemned, start, horizon)
+		return fmt.Errorf("%w: it starts at %s, and WAL below %s is being removed there", ErrCondemned, start, horizon)
 	}
-	return marks, c.push.uncondemned(marks)
+	return c.push.uncondemned(marks)
 }
 
 // commit is W5 and W6.
