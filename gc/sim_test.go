@@ -384,7 +384,7 @@ func (s *sim) disturb() {
 			s.w.Thaw(h.push)
 		}
 	}
-	if s.sc.decay && r.IntN(100) == 0 {
+	if s.sc.decay && r.IntN(60) == 0 {
 		s.rot()
 	}
 	for _, c := range s.w.Clients() {

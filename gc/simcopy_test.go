@@ -168,8 +168,10 @@ func (s *sim) rot() {
 	}
 	need := p.neededPacks()
 	var keys []string
+	elsewhere := s.other(p) != nil && r.IntN(4) > 0
 	for _, key := range p.keys() {
-		if need[key] || strings.HasPrefix(key, "chunks_006/index/") && r.IntN(4) == 0 {
+		packs := need[key] && (!elsewhere || s.w.Stored(s.other(p).dir+key))
+		if packs || strings.HasPrefix(key, "chunks_006/index/") && r.IntN(8) == 0 {
 			keys = append(keys, key)
 		}
 	}

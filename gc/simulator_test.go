@@ -147,12 +147,12 @@ func (p *place) checkQuiet() error {
 
 // baseline is the whole protocol: on a weak store now and then, now and then
 // with pushes that don't do W4a, since all else must hold without, and every
-// other time with two of the places where processes like to stop. One in six
-// copies to a second prefix, and in one in six packs rot.
+// other time with two of the places where processes like to stop. One in five
+// copies to a second prefix, and in most of those, and some others, packs rot.
 func baseline(seed uint64) scenario {
 	sc := scenario{weak: seed%8 == 7, lenient: seed%8 == 3, sleepy: seed%4 == 1}
 	sc.copies = seed%16 == 2 || seed%16 == 14 || seed%32 == 15 || seed%32 == 21
-	sc.decay = seed%16 == 14 || seed%16 == 6 || seed%32 == 21
+	sc.decay = sc.copies && !sc.weak || seed%16 == 6
 	if seed%16 >= 8 {
 		n := uint64(len(allNaps))
 		sc.naps = []nap{allNaps[seed/16%n], allNaps[seed/16/n%n]}
@@ -236,7 +236,7 @@ func runSeedsFrom(t *testing.T, first uint64, more func(seed uint64) bool) {
 	})
 	t.Logf("%d seeds, %d requests, %d faults; %d pushes and %d undeletes succeeded, %d backups were copied, %d packs came back",
 		seeds.Load(), steps.Load(), faults.Load(), pushed.Load(), undeleted.Load(), copied.Load(), mended.Load())
-	if n := seeds.Load(); n >= 200 && (pushed.Load() < 5*n || undeleted.Load() < n/50 || copied.Load() < n/3 || mended.Load() < n/100) {
+	if n := seeds.Load(); n >= 200 && (pushed.Load() < 5*n || undeleted.Load() < n/50 || copied.Load() < n/5 || mended.Load() < n/50) {
 		t.Errorf("in %d seeds only %d pushes and %d undeletes succeeded, only %d backups were copied, and only %d packs came back",
 			n, pushed.Load(), undeleted.Load(), copied.Load(), mended.Load())
 	}

@@ -462,6 +462,12 @@ func (w *World) Trace() []string {
 // Clients are the processes that were begun.
 func (w *World) Clients() []*Client { return w.clients }
 
+// Stored tells whether an object is there now.
+func (w *World) Stored(key string) bool {
+	_, there := w.content.objects[key]
+	return there
+}
+
 // Existed tells whether an object was there at any time.
 func (w *World) Existed(key string) bool {
 	_, there := w.content.objects[key]
