@@ -43,7 +43,7 @@ func (s *Store) On(b storage.Bucket) *Store {
 // packs or of index objects.
 type RunObjects struct {
 	Keys   []string
-	Newest time.Time // of its objects, by the store's clock
+	Newest time.Time // of those that its push made, by the store's clock
 }
 
 // ListIndexes lists the index objects of all runs, or of one.
@@ -59,14 +59,16 @@ func ListIndexes(ctx context.Context, b storage.Bucket, run *runid.ID) (map[runi
 		}
 		name, number, _ := strings.Cut(strings.TrimPrefix(o.Key, indexDir), "/")
 		id, err := runid.Parse(name)
-		if _, ok := parseNumber(number); err != nil || !ok {
+		n, ok := parseNumber(number)
+		if err != nil || !ok {
 			continue
 		}
 		if objects[id] == nil {
 			objects[id] = &RunObjects{}
 		}
 		objects[id].Keys = append(objects[id].Keys, o.Key)
-		if o.ModTime.After(objects[id].Newest) {
+		// What a repair made is no sign that the push is alive.
+		if n < repairNumber && o.ModTime.After(objects[id].Newest) {
 			objects[id].Newest = o.ModTime
 		}
 	}

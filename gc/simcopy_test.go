@@ -216,9 +216,10 @@ func (s *sim) noteDecay(c simstore.Change) {
 		s.mended.Add(1)
 	case c.Data == nil && repairs && d.until == forever:
 		d.lost = s.w.Steps
-	case c.Data == nil && repairs && c.Late:
-		// A request to remove the damaged object that arrives after a later repair.
-		// No store can tell both apart; another verification finds it.
+	case c.Data == nil && repairs:
+		// A request to remove the damaged object that is late, or of a repair that slept
+		// after it looked, comes after another repair. No store can tell both apart; the
+		// one that slept stores the object anew, or another verification finds it.
 		*d = decay{data: d.data, until: forever, lost: s.w.Steps}
 	}
 }
@@ -226,7 +227,7 @@ func (s *sim) noteDecay(c simstore.Change) {
 // removedByRepair tells whether a change is what a repair may do.
 func (s *sim) removedByRepair(c simstore.Change) bool {
 	d := s.decayed[c.Key]
-	return d != nil && (d.until == forever || c.Late) && strings.HasPrefix(c.Client, "repair")
+	return d != nil && strings.HasPrefix(c.Client, "repair")
 }
 
 // spoilt tells whether a pack that a backup needs was lost or damaged at any time
