@@ -66,6 +66,7 @@ type collector struct {
 	plan    *plan
 
 	takesCopies bool                 // packs of other prefixes are copied to this one
+	unread      bool                 // an outcome that stands can't be read
 	wal         map[string]*walFiles // by system identifier
 }
 

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
 	"wal-e/chunkstore"
 	"wal-e/index"
+	"wal-e/internal/envelope"
 	"wal-e/internal/postgres"
 	"wal-e/internal/runid"
 	"wal-e/internal/storage"
@@ -193,7 +195,7 @@ func (c *collector) reapMarks(ctx context.Context, holds map[runid.ID]bool) erro
 					return err
 				}
 			}
-			gone = c.cfg.skip.namedPacks || !intersect(&m.Packs, named)
+			gone = c.cfg.skip.namedPacks || !c.unread && !intersect(&m.Packs, named)
 		}
 		if gone {
 			keys = append(keys, m.Keys()...)
@@ -205,21 +207,34 @@ func (c *collector) reapMarks(ctx context.Context, holds map[runid.ID]bool) erro
 // namedPacks unites the footprints of all outcomes that stand, of deleted backups,
 // too.
 func (c *collector) namedPacks(ctx context.Context, runs []chunkstore.Run) (*chunkstore.Footprint, error) {
-	named := &chunkstore.Footprint{}
-	for _, r := range runs {
+	outcomes := make([]*outcome, len(runs))
+	var unread atomic.Bool
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(c.cfg.Requests)
+	for i, r := range runs {
 		if r.Outcome == nil {
 			continue
 		}
-		o, err := c.reader.readOutcome(ctx, r.Ref)
-		if errors.Is(err, storage.ErrNotExist) {
-			continue // removed since it was listed
-		}
-		if err != nil {
-			return nil, err
-		}
-		named.Union(&o.footprint)
+		g.Go(func() (err error) {
+			outcomes[i], err = c.reader.readOutcome(ctx, r.Ref)
+			if errors.Is(err, storage.ErrNotExist) {
+				return nil // removed since it was listed
+			}
+			if version := (*envelope.VersionError)(nil); errors.Is(err, chunkstore.ErrDamaged) || errors.Is(err, envelope.ErrDamaged) || errors.As(err, &version) {
+				// Of a backup this would have stopped the collection before. Others may
+				// read it, or another copy of the object may be whole.
+				c.cfg.Log.WarnContext(ctx, "outcome of a deleted backup can't be read, so marks stay", "backup", r.Ref, "detail", err.Error())
+				unread.Store(true)
+				return nil
+			}
+			return err
+		})
 	}
-	return named, nil
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	c.unread = unread.Load()
+	return needed(slices.DeleteFunc(outcomes, func(o *outcome) bool { return o == nil })), nil
 }
 
 func intersect(a, b *chunkstore.Footprint) bool {

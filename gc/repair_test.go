@@ -8,6 +8,7 @@ import (
 	"wal-e/chunkstore"
 	"wal-e/gc"
 	"wal-e/index"
+	"wal-e/internal/storage"
 	"wal-e/internal/storage/storagetest"
 )
 
@@ -95,4 +96,35 @@ func undeleteWhatCameBack(t *testing.T, skip gc.Skipped) error {
 		}
 	}
 	return err
+}
+
+// A deleted backup whose outcome is damaged keeps marks, and no collection from its
+// work.
+func TestCollectBesideDamagedOutcome(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	a.push(5, [extents]int{2, 2, 2, 2, 2, 2})
+	first := a.push(10, [extents]int{})
+	second := a.push(20, [extents]int{1, 1, 1, 0, 0, 0})
+	a.push(30, [extents]int{1, 1, 1, 2, 2, 2}) // needs the second's packs, so that it stays
+	a.delete(a.config(), second)
+	data, err := storage.ReadAll(t.Context(), a.b, second.OutcomeKey(), 1<<20)
+	if err == nil {
+		err = a.b.Delete(t.Context(), second.OutcomeKey())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := storage.CreateBytes(t.Context(), a.b, second.OutcomeKey(), data, nil); err != nil {
+		t.Fatal(err)
+	}
+	a.delete(a.config(), first)
+	a.delete(a.config(), a.push(40, [extents]int{1, 2, 1, 2, 1, 2})) // whose mark takes the horizon over
+	for p := range keysOf(t, a.b, chunkstore.PackFolder+first.Run.String()) {
+		t.Errorf("pack %d of the deleted backup stays", p)
+	}
+	if n := len(keysOf(t, a.b, "chunks_006/condemned/")); n < 4 {
+		t.Errorf("%d objects of marks, want those of two marks at least", n)
+	}
 }
