@@ -67,10 +67,13 @@ func createIntent(ctx context.Context, b storage.Bucket, name string, i Intent, 
 }
 
 // fenceUnanswered ends a run that may have begun. It works after ctx was cancelled,
-// as Abort does.
+// within a time limit, as Abort does.
 func fenceUnanswered(ctx context.Context, b storage.Bucket, ref Ref, host string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
-	defer cancel()
+	if ctx.Err() != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+		defer cancel()
+	}
 	_, err := Fence(ctx, b, ref, host, "its intent got no answer; the push went on under another name")
 	return err
 }
