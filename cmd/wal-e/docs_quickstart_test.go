@@ -185,7 +185,11 @@ func TestQuickStarts(t *testing.T) {
 
 			p.next(t, c, "LATEST", "")
 			p.next(t, c, "--target-time", "", "2026-11-22 14:32:00+00", at)
-			for dir, want := range map[string]string{"restored": "1,2,3", "yesterday": "1,2"} {
+			expect := map[string]string{"yesterday": "1,2"} // and the drill came to the end of the WAL
+			if q.page == "files" {
+				expect["restored"] = "1,2,3"
+			}
+			for dir, want := range expect {
 				r := pgtest.Adopt(t, filepath.Join(p.dir, "srv", dir), pgtest.Options{Env: p.env})
 				r.WaitRecovered(t)
 				if got := r.Query(t, "SELECT string_agg(i::text, ',' ORDER BY i) FROM written"); got != want {
