@@ -98,13 +98,15 @@ func anchors(page string) map[string]bool {
 }
 
 // What blocks that no test runs have of wal-e can be called so: those of a console, of
-// cron, of files of settings. Units of systemd that they name come with the packages.
+// cron, of files of settings. Units of systemd that they name come with the packages,
+// and make has the targets. To cron a percent sign is the end of a line.
 func TestDocsCalls(t *testing.T) {
 	t.Parallel()
 	block := regexp.MustCompile("(?ms)^[ \t]*```(?:console|cron|conf|ini|sh|)\n(.*?)^[ \t]*```[ \t]*$")
 	call := regexp.MustCompile(`(?:^|[ /])wal-e ([^|;&>)` + "`" + `\n]*)`)
 	unit := regexp.MustCompile(`\b(wal-e-[a-z]+@)[a-z0-9-]*(\.timer|\.service)?`)
-	calls := 0
+	target := regexp.MustCompile(`(?m)^\$ make ([a-z-]+)`)
+	makefile, calls := readDoc(t, "Makefile"), 0
 	inner := regexp.MustCompile(`\$\([^()]*\)`) // another command's output
 	for name, page := range docPages(t) {
 		switch name {
@@ -116,6 +118,14 @@ func TestDocsCalls(t *testing.T) {
 			for _, c := range call.FindAllStringSubmatch(text, -1) {
 				checkCall(t, name, c[1])
 				calls++
+			}
+			for _, g := range target.FindAllStringSubmatch(text, -1) {
+				if !strings.Contains(makefile, "\n"+g[1]+": ") {
+					t.Errorf("%s: the Makefile has no target %s", name, g[1])
+				}
+			}
+			if strings.Contains(text, "* * *") && strings.Contains(text, "%") {
+				t.Errorf("%s: a line of cron has a percent sign:\n%s", name, text)
 			}
 			for _, u := range unit.FindAllStringSubmatch(text, -1) {
 				suffix := u[2]
