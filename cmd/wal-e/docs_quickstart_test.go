@@ -173,7 +173,8 @@ func TestQuickStarts(t *testing.T) {
 				p.next(t, c, word, store.secret)
 			}
 			p.next(t, c, "wal-e check", "")
-			p.env = append(p.env, "WALE_ENVDIR="+settings)
+			server := p.env // knows nothing of the settings; restore_command does
+			p.env = append(p.env[:len(p.env):len(p.env)], "WALE_ENVDIR="+settings)
 			if out := p.next(t, c, "backup-push", ""); !strings.Contains(out, "base_0") {
 				t.Errorf("backup-push and status don't name the backup:\n%s", out)
 			}
@@ -190,7 +191,7 @@ func TestQuickStarts(t *testing.T) {
 				expect["restored"] = "1,2,3"
 			}
 			for dir, want := range expect {
-				r := pgtest.Adopt(t, filepath.Join(p.dir, "srv", dir), pgtest.Options{Env: p.env})
+				r := pgtest.Adopt(t, filepath.Join(p.dir, "srv", dir), pgtest.Options{Env: server})
 				r.WaitRecovered(t)
 				if got := r.Query(t, "SELECT string_agg(i::text, ',' ORDER BY i) FROM written"); got != want {
 					t.Errorf("%s: rows %s in %s, want %s", p.name, got, dir, want)
