@@ -226,7 +226,7 @@ func mutationCases() []mutationCase {
 		push(noWALCheck, 500),
 		push(deafToRace, 500),
 		push(noW6, 500),
-		{string(noHorizon), scenario{client: noHorizon, sleepy: true, naps: []nap{beforeWAL, beforeOutcome}}, 3000},
+		{string(noHorizon), scenario{client: noHorizon, sleepy: true, naps: []nap{beforeWAL, beforeIntent}}, 3000},
 		copies(intentNever, 1000, beforeCopy),
 		copies(packsLate, 100),
 		copies(marksUnread, 3000, beforePacks, beforeCopy),
@@ -257,7 +257,7 @@ func mutationCases() []mutationCase {
 		}, 10000},
 		{"G2 writes the WAL horizon", scenario{
 			skip: gc.Skipped{HorizonMark: true}, sleepy: true,
-			naps: []nap{beforeWAL, beforeOutcome},
+			naps: []nap{longBeforeWAL, beforeIntent, beforeMarks},
 		}, 10000},
 		{"G7 keeps the highest WAL horizon", scenario{
 			skip: gc.Skipped{KeepHorizon: true}, script: scriptReaped,

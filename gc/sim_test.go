@@ -80,10 +80,12 @@ var (
 	beforeMark    = nap{"", "create", "chunks_006/condemned/", "", 0.5}
 	beforeRuns    = nap{"", "list", "basebackups_006/", "", 0.2}
 	beforeWAL     = nap{"", "delete", "wal_006/", "", 0.7}
+	longBeforeWAL = nap{"", "delete", "wal_006/", "", 0.95}
 	beforePacks   = nap{"", "delete", "chunks_006/packs/", "", 0.5}
 	beforeReap    = nap{"", "delete", "basebackups_006/", ".intent", 0.7}
 	beforeIntent  = nap{"push", "create", "basebackups_006/", ".intent", 0.3}
 	beforeOutcome = nap{"push", "create", "basebackups_006/", ".outcome", 0.5}
+	beforeMarks   = nap{"push", "list", "chunks_006/condemned/", "", 0.3}
 	beforeCopy    = nap{"copy", "create", "basebackups_006/", ".outcome", 0.5}
 	allNaps       = []nap{
 		beforeMark, beforeRuns, beforeWAL,

@@ -158,8 +158,8 @@ func (s *sim) rot() {
 	places := s.places()
 	p := places[r.IntN(len(places))]
 	bad := 0
-	for _, d := range s.decayed {
-		if d.until == forever {
+	for key, d := range s.decayed {
+		if d.until == forever && strings.Contains(key, "chunks_006/packs/") {
 			bad++
 		}
 	}
@@ -168,10 +168,11 @@ func (s *sim) rot() {
 	}
 	need := p.neededPacks()
 	var keys []string
-	elsewhere := s.other(p) != nil && r.IntN(4) > 0
+	indexes, elsewhere := r.IntN(4) == 0, s.other(p) != nil && r.IntN(4) > 0
 	for _, key := range p.keys() {
-		packs := need[key] && (!elsewhere || s.w.Stored(s.other(p).dir+key))
-		if packs || strings.HasPrefix(key, "chunks_006/index/") && r.IntN(8) == 0 {
+		switch {
+		case indexes && strings.HasPrefix(key, "chunks_006/index/"),
+			!indexes && need[key] && (!elsewhere || s.w.Stored(s.other(p).dir+key)):
 			keys = append(keys, key)
 		}
 	}
@@ -259,7 +260,7 @@ func (p *place) knownDecay(ref chunkstore.Ref, o *chunkstore.Outcome) string {
 }
 
 // repair does what `wal-e verify --repair` does about what was found, some of which
-// is whole again by now.
+// is whole, or is so again by now.
 func (s *sim) repair(ctx context.Context, c *simstore.Client, p *place, chance uint64, now func() time.Time) {
 	var found []string
 	for key, d := range s.decayed {
@@ -273,6 +274,10 @@ func (s *sim) repair(ctx context.Context, c *simstore.Client, p *place, chance u
 	need, err := neededNow(ctx, b)
 	if err != nil {
 		return
+	}
+	if n := need.Len(); n > 0 && chance>>9%2 == 0 { // a request that failed looked like damage
+		packs := slices.Collect(need.All())
+		found = append(found, chunkstore.PackKey(packs[int(chance>>24)%n]))
 	}
 	var avoid []index.PackID
 	for pack := range need.All() {
@@ -304,7 +309,7 @@ func (s *sim) repair(ctx context.Context, c *simstore.Client, p *place, chance u
 	}
 	s.mu.Lock()
 	for _, pack := range avoid {
-		if d := s.decayed[p.dir+chunkstore.PackKey(pack)]; d.until == forever {
+		if d := s.decayed[p.dir+chunkstore.PackKey(pack)]; d != nil && d.until == forever {
 			d.avoided = s.w.Steps
 		}
 	}
