@@ -54,6 +54,10 @@ docs: go ## write docs/reference.md, which a test compares with the program
 package-test: package ## install the package on a new Debian (debootstrap), and back a cluster up there
 	.ci/package-test
 
+.PHONY: reproducible
+reproducible: go ## build program and packages in two clones, and compare them
+	.ci/reproducible
+
 .PHONY: check
 check: go ## gofmt, go vet and staticcheck
 	@out=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .) && test -z "$$out" || { echo "not formatted by gofmt: $$out" >&2; exit 1; }
