@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // An account is who servers run as.
@@ -88,7 +90,17 @@ func TempDir(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
+		// A server that was ended at once leaves its archive_command behind, which
+		// may write here for a moment.
+		err := os.RemoveAll(dir)
+		for range 100 {
+			if !errors.Is(err, syscall.ENOTEMPTY) {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+			err = os.RemoveAll(dir)
+		}
+		if err != nil {
 			t.Errorf("remove test folder: %v", err)
 		}
 	})
