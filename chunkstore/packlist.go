@@ -55,13 +55,16 @@ func parsePackKey(key string) (index.PackID, bool) {
 
 // packsOf lists the stored packs of runs, with their sizes in bytes.
 func (s *Store) packsOf(ctx context.Context, runs []runid.ID) (map[index.PackID]int64, error) {
-	l := &PackList{Sizes: make(map[index.PackID]int64), Newest: make(map[runid.ID]time.Time)}
-	for _, run := range runs {
-		if err := l.add(ctx, s.bucket, packDir+run.String()+"/"); err != nil {
-			return nil, err
+	sizes := make(map[index.PackID]int64)
+	err := listRuns(ctx, s.bucket, packDir, runs, func(run runid.ID, n uint32, o storage.Object) {
+		if n < maxSeq {
+			sizes[index.PackID{Run: run, Seq: n}] = o.Size
 		}
+	})
+	if err != nil {
+		return nil, err
 	}
-	return l.Sizes, nil
+	return sizes, nil
 }
 
 // PackSizes lists the packs that are stored, with their sizes in bytes: those

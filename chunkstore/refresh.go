@@ -1,11 +1,11 @@
 package chunkstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -25,10 +25,8 @@ const fetchers = 8
 func (s *Store) refresh(ctx context.Context, t *index.Table, want *Footprint, sizes map[index.PackID]int64) error {
 	u := t.Update(want.Has)
 	defer u.Abandon()
-	for _, run := range want.Runs() {
-		if err := s.addRun(ctx, u, run); err != nil {
-			return err
-		}
+	if err := s.addObjects(ctx, u, want.Runs()); err != nil {
+		return err
 	}
 	if err := s.addDirectories(ctx, u, want, sizes); err != nil {
 		return err
@@ -51,27 +49,29 @@ func asTableError(err error) error {
 	return &tableError{err}
 }
 
-// addRun adds the index objects of one run that the table needs.
-func (s *Store) addRun(ctx context.Context, u *index.Update, run runid.ID) error {
+// addObjects adds the index objects of runs that the table needs.
+func (s *Store) addObjects(ctx context.Context, u *index.Update, runs []runid.ID) error {
 	var need []index.ObjectID
-	dir := indexDir + run.String() + "/"
-	for o, err := range s.bucket.List(ctx, dir, "") {
-		if err != nil {
-			return err
-		}
-		n, ok := parseNumber(strings.TrimPrefix(o.Key, dir))
-		if !ok {
-			continue
-		}
+	var failed error
+	err := listRuns(ctx, s.bucket, indexDir, runs, func(run runid.ID, n uint32, _ storage.Object) {
 		id := index.ObjectID{Run: run, N: n}
 		missing, err := u.Need(id)
 		if err != nil {
-			return asTableError(err)
+			failed = err
 		}
 		if missing {
 			need = append(need, id)
 		}
+	})
+	if err != nil {
+		return err
 	}
+	if failed != nil {
+		return asTableError(failed)
+	}
+	slices.SortFunc(need, func(a, b index.ObjectID) int {
+		return cmp.Or(slices.Compare(a.Run[:], b.Run[:]), cmp.Compare(a.N, b.N))
+	})
 	for len(need) > 0 {
 		batch := need[:min(len(need), fetchers)]
 		need = need[len(batch):]
