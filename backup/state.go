@@ -47,7 +47,7 @@ func openState(dir string) (*state, error) {
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
 	if s.hostID, err = readHostID(filepath.Join(dir, "host-id")); err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
 }
@@ -77,5 +77,6 @@ func (s *state) close() error {
 	if s == nil {
 		return nil
 	}
-	return s.lock.Close()
+	// A child that is just being forked shares the file, so closing it isn't enough.
+	return errors.Join(syscall.Flock(int(s.lock.Fd()), syscall.LOCK_UN), s.lock.Close())
 }

@@ -476,6 +476,8 @@ func (c *copyingAll) lock(ctx context.Context, there *session) (unlock func() er
 		}
 		return nil, errors.Join(err, f.Close())
 	}
+	// A child that is just being forked shares the file, so closing it isn't enough.
+	unlock = func() error { return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close()) }
 	// The lock's content is the id by which this host knows its own copies.
 	held := make([]byte, 64)
 	n, _ := f.ReadAt(held, 0)
@@ -486,13 +488,13 @@ func (c *copyingAll) lock(ctx context.Context, there *session) (unlock func() er
 			_, err = f.WriteAt([]byte(c.hostID+"\n"), 0)
 		}
 		if err != nil {
-			return nil, errors.Join(err, f.Close())
+			return nil, errors.Join(err, unlock())
 		}
 	}
 	if err := chunkstore.FenceCopies(ctx, c.to, c.hostID, hostname()); err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, unlock())
 	}
-	return f.Close, nil
+	return unlock, nil
 }
 
 func (c *copyingAll) print() error {
