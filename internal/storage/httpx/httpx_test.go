@@ -62,7 +62,7 @@ func TestWatchEndsSilence(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		})
-		res, err := watched(t, 50*time.Millisecond).Get(url)
+		res, err := watched(t, 2*time.Second).Get(url)
 		if err != nil {
 			t.Fatal(err)
 		}
