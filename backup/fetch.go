@@ -41,7 +41,13 @@ type FetchConfig struct {
 
 	WALDir          string // where WAL goes, with a link to it; "" means into Dir
 	OverwriteConfig bool   // replace configuration files that are in Dir
-	Owner           string // USER or USER:GROUP, for root only; "" means as in the backup
+	// Delta restores over a stopped cluster with the same system identifier:
+	// what is as in the backup stays, what the backup doesn't have goes, but for
+	// configuration and logs.
+	Delta bool
+	// DiscardWAL lets a Delta remove WAL files that were never archived.
+	DiscardWAL bool
+	Owner      string // USER or USER:GROUP, for root only; "" means as in the backup
 
 	// FetchWAL puts the WAL file name at the path dest, durably. When it is
 	// set, the segments that the backup needs are put into pg_wal, and the history
@@ -96,8 +102,9 @@ type FetchReport struct {
 
 	// Resumed is how many files were whole from an earlier try; -1 when this
 	// is the first.
-	Resumed int64 `json:"resumed_files"`
-	Written int64 `json:"written_bytes"`
+	Resumed int64        `json:"resumed_files"`
+	Written int64        `json:"written_bytes"`
+	Delta   *DeltaReport `json:"delta,omitempty"` // of a fetch over a cluster
 
 	// Warnings are what the operator should know; each was logged when it was
 	// found. Next is what is left to do by hand.
@@ -160,11 +167,14 @@ type fetcher struct {
 
 	found   *inspection
 	marker  *marker // of an earlier try; nil: none
+	delta   bool    // a cluster is there, or was
+	before  string  // fingerprint of its pg_control
 	spaces  []space
 	owner   *ownership
 	tsMap   []byte // the tablespace_map to be
 	lock    *os.File
 	began   bool // files may have been written
+	again   bool // some may be there from an earlier try
 	madeDir bool // Dir was made by this fetch
 
 	table  *index.Table
@@ -262,7 +272,7 @@ func (f *fetcher) restoreFiles(ctx context.Context) error {
 	if err := f.readControl(ctx); err != nil {
 		return err
 	}
-	resumed := f.began || f.marker != nil
+	f.again = f.began || f.marker != nil || f.delta
 	if !f.began {
 		if err := f.mark(); err != nil {
 			return err
@@ -272,15 +282,20 @@ func (f *fetcher) restoreFiles(ctx context.Context) error {
 			return err
 		}
 	}
-	if resumed {
+	if f.again {
 		if err := f.reopen(); err != nil {
+			return err
+		}
+	}
+	if f.delta {
+		if err := f.sweep(ctx); err != nil {
 			return err
 		}
 	}
 	if err := f.makeDirectories(); err != nil {
 		return err
 	}
-	if resumed {
+	if f.again {
 		if err := f.verifyWritten(ctx); err != nil {
 			return err
 		}
@@ -330,7 +345,7 @@ func (f *fetcher) closeTable() error {
 func (f *fetcher) close() {
 	_ = f.closeTable()
 	for _, s := range f.sites {
-		_ = s.root.Close()
+		s.close()
 	}
 	f.abandon()
 	if f.lock != nil {

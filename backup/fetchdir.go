@@ -19,8 +19,12 @@ type inspection struct {
 	exists bool
 	kept   []string          // configuration and the like that stays, relative
 	links  map[uint32]string // of pg_tblspc
-	wal    string            // name of the WAL folder or link that is there
-	toWAL  string            // where that link points; "" when it is a folder
+	// Of a cluster: tablespaces that are plain directories in pg_tblspc, and the
+	// fingerprint of pg_control.
+	inPlace map[uint32]bool
+	control string
+	wal     string // name of the WAL folder or link that is there
+	toWAL   string // where that link points; "" when it is a folder
 }
 
 // inspect looks at a directory and refuses it unless a restore can't destroy
@@ -117,16 +121,29 @@ func (in *inspection) tablespaces(dir string) error {
 		if err != nil || e.Type() != fs.ModeSymlink {
 			return fault.TargetInUse.Errorf("%s isn't the link of a tablespace: restore to an empty directory, or move it away", at)
 		}
-		to, err := os.Readlink(at)
-		if err != nil {
+		if err := in.tablespaceLink(uint32(oid), at); err != nil {
 			return err
 		}
-		if info, err := os.Stat(at); err != nil || !info.IsDir() || !filepath.IsAbs(to) {
-			return fault.TargetInUse.Errorf("link %s doesn't lead to a directory: it points to %s", at, to)
-		}
-		in.links[uint32(oid)] = to
 	}
 	return nil
+}
+
+func (in *inspection) tablespaceLink(oid uint32, at string) error {
+	to, err := leadsTo(at)
+	in.links[oid] = to
+	return err
+}
+
+// leadsTo returns where a link to a directory points.
+func leadsTo(at string) (string, error) {
+	to, err := os.Readlink(at)
+	if err != nil {
+		return "", err
+	}
+	if info, err := os.Stat(at); err != nil || !info.IsDir() || !filepath.IsAbs(to) {
+		return "", fault.TargetInUse.Errorf("link %s doesn't lead to a directory: it points to %s", at, to)
+	}
+	return to, nil
 }
 
 // walFolder accepts an empty folder or a link to one.
@@ -138,11 +155,8 @@ func (in *inspection) walFolder(dir, name string) error {
 	}
 	in.wal = name
 	if info.Mode().Type() == fs.ModeSymlink {
-		if in.toWAL, err = os.Readlink(at); err != nil {
+		if in.toWAL, err = leadsTo(at); err != nil {
 			return err
-		}
-		if info, err := os.Stat(at); err != nil || !info.IsDir() || !filepath.IsAbs(in.toWAL) {
-			return fault.TargetInUse.Errorf("link %s doesn't lead to a directory: it points to %s", at, in.toWAL)
 		}
 	}
 	return checkEmpty(at, "archive_status", "summaries")

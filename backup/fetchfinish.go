@@ -58,8 +58,9 @@ func (f *fetcher) readControl(ctx context.Context) error {
 	return nil
 }
 
-// reopen prepares a directory that an earlier try completed but for its marker.
-// A server may have been started on it since, and then it isn't ours any more.
+// reopen prepares a directory that an earlier try completed but for its marker, or
+// that holds a cluster: until the end no server can start on it. One may have been
+// started since, and then it isn't ours any more.
 func (f *fetcher) reopen() error {
 	name := filepath.Join(f.dir, filepath.FromSlash(controlPath))
 	b, err := os.ReadFile(name)
@@ -69,7 +70,7 @@ func (f *fetcher) reopen() error {
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(b, f.controlData) {
+	if !bytes.Equal(b, f.controlData) && !f.wasThere(b) {
 		return fault.TargetInUse.Errorf("the fetch into %s was complete, and a server has been started on it since: "+
 			"remove %s to keep the cluster, or empty the directory to fetch again", f.dir, filepath.Join(f.dir, markerDir))
 	}
@@ -131,7 +132,7 @@ func (f *fetcher) fetchWAL(ctx context.Context) error {
 				return fmt.Errorf("fetch WAL segment %s: %w", name, err)
 			}
 			s, rel := f.site(dir + "/" + name)
-			return f.settleDirectory(s.root, rel, f.baseEntry(f.fileMode()))
+			return f.settleAt(s, rel, f.baseEntry(f.fileMode()))
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -159,12 +160,15 @@ func (f *fetcher) fetchHistory(ctx context.Context) error {
 		return fmt.Errorf("fetch history of timeline %d: %w", tl, err)
 	}
 	s, rel := f.site(name)
-	return f.settleDirectory(s.root, rel, f.baseEntry(f.fileMode()))
+	return f.settleAt(s, rel, f.baseEntry(f.fileMode()))
 }
 
 // finish makes everything durable, and then the cluster by moving pg_control in.
 func (f *fetcher) finish() error {
 	if err := f.settleDirectories(); err != nil {
+		return err
+	}
+	if err := f.syncVolumes(); err != nil {
 		return err
 	}
 	e, err := f.controlEntry()

@@ -29,6 +29,9 @@ type marker struct {
 	Spaces map[uint32]string `json:"tablespaces"`
 	WALDir string            `json:"wal_directory,omitempty"`
 	Kept   []string          `json:"kept,omitempty"` // what was in the directory before
+	// Delta says that a cluster was in the directory, Control what its pg_control was.
+	Delta   bool   `json:"delta,omitempty"`
+	Control string `json:"pg_control_sha256,omitempty"`
 	// Exact and ExactWALDir have those of the directories again that aren't UTF-8.
 	Exact       map[uint32][]byte `json:"tablespaces_bytes,omitempty"`
 	ExactWALDir []byte            `json:"wal_directory_bytes,omitempty"`
@@ -141,7 +144,13 @@ func (f *fetcher) checkUnchanged() error {
 	if m != nil {
 		return m.check(f.dir, f.b)
 	}
-	_, err = inspect(f.dir)
+	if err := checkNoServer(f.dir); err != nil {
+		return err
+	}
+	found, err := f.inspect()
+	if err == nil && found.control != f.before {
+		return fault.Busy.Errorf("the cluster in %s changed meanwhile: a server was started on it", f.dir)
+	}
 	return err
 }
 
@@ -152,7 +161,7 @@ func (f *fetcher) mark() error {
 	}
 	m := marker{
 		Version: markerVersion, Backup: f.b.Ref.String(), Begun: f.cfg.Now().UTC(),
-		Spaces: make(map[uint32]string), WALDir: f.report.WALDir, Kept: f.report.KeptConfig,
+		Spaces: make(map[uint32]string), WALDir: f.report.WALDir, Kept: f.report.KeptConfig, Delta: f.delta, Control: f.before,
 		Exact: make(map[uint32][]byte), ExactWALDir: inexact(f.report.WALDir),
 	}
 	for _, s := range f.spaces {

@@ -239,3 +239,57 @@ func verifyBackup(t *testing.T, dir string, major int) {
 		t.Errorf("pg_verifybackup: %v\n%s", err, out)
 	}
 }
+
+// A primary that went on after another server took over comes back as a standby
+// of it, with what only it had gone, and its own settings kept.
+func TestDeltaDivergedPrimary(t *testing.T) {
+	t.Parallel()
+	for _, major := range pgtest.Versions() {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t, major)
+			s.push(t)
+			s.Exec(t, "INSERT INTO plain SELECT i, 'both' FROM generate_series(5001, 6000) i")
+			s.WaitArchived(t, s.SwitchWAL(t))
+			dir, _ := s.fetch(t, func(cfg *backup.FetchConfig) {
+				cfg.Recover = s.recovery(backup.Target{})
+				cfg.Recover.KeepArchiving = true
+			})
+			heir := adopt(t, dir) // it archives timeline 2
+			heir.Exec(t, "UPDATE plain SET v = 'after' WHERE i % 10 = 0")
+			heir.Exec(t, "CREATE TABLE later AS SELECT i FROM generate_series(1, 1000) i")
+
+			s.Exec(t, "UPDATE spaced SET v = 'lost' WHERE i % 3 = 0")
+			s.Exec(t, "CREATE TABLE lost AS SELECT i, md5(i::text) FROM generate_series(1, 20000) i")
+			s.Exec(t, "VACUUM FULL plain")
+			s.Stop(t, pgtest.Immediate)
+			if err := os.Remove(filepath.Join(s.Dir, "postmaster.pid")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+
+			_, r := s.fetch(t, func(cfg *backup.FetchConfig) {
+				cfg.Dir, cfg.TablespaceMap, cfg.FetchWAL = s.Dir, nil, nil
+				cfg.Delta, cfg.DiscardWAL = true, true
+				cfg.Recover = s.recovery(backup.Target{})
+				cfg.Recover.Standby = true
+			})
+			if r.Delta == nil || r.Delta.Files*2 < r.Files || r.Written*4 > r.Bytes {
+				t.Errorf("of %d files with %d bytes: %+v, %d bytes written", r.Files, r.Bytes, r.Delta, r.Written)
+			}
+			if got := heir.Query(t, digest); got == "" {
+				t.Fatal("no contents")
+			}
+			heir.WaitArchived(t, heir.SwitchWAL(t))
+			s.StartAgain(t)
+			s.WaitFor(t, "SELECT count(*)::text FROM pg_class WHERE relname = 'later'", "1")
+			if got, want := s.Query(t, digest), heir.Query(t, digest); got != want {
+				t.Errorf("contents of the standby are\n%s\nwant\n%s", got, want)
+			}
+			if got := s.Query(t, "SELECT pg_is_in_recovery()::text || (SELECT count(*) FROM pg_class WHERE relname = 'lost')"); got != "true0" {
+				t.Errorf("in recovery and number of lost tables: %s", got)
+			}
+			s.Promote(t)
+			s.AmCheck(t)
+		})
+	}
+}

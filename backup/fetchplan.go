@@ -51,14 +51,20 @@ func (f *fetcher) look() error {
 		return err
 	}
 	if f.marker == nil {
-		f.found, err = inspect(f.dir)
-		if err == nil {
-			f.report.KeptConfig = f.found.kept
+		if f.found, err = f.inspect(); err != nil {
+			return err
 		}
-		return err
+		f.report.KeptConfig, f.before = f.found.kept, f.found.control
+		if f.delta {
+			f.report.Delta = &DeltaReport{}
+		}
+		return nil
 	}
 	f.found = &inspection{exists: true, kept: f.marker.Kept}
 	f.report.KeptConfig = f.marker.Kept
+	if f.delta = f.marker.Delta; f.delta {
+		f.before, f.report.Delta = f.marker.Control, &DeltaReport{}
+	}
 	f.report.Resumed = 0
 	return f.marker.check(f.dir, f.b)
 }
@@ -87,6 +93,10 @@ func (f *fetcher) planWAL() error {
 	d = filepath.Clean(d)
 	if f.found.wal != "" && filepath.Clean(f.found.toWAL) != d {
 		return fault.TargetInUse.Errorf("%s is there already and doesn't lead to %s: remove it, or leave the WAL directory away", filepath.Join(f.dir, name), d)
+	}
+	if f.delta && f.found.wal != "" {
+		f.report.WALDir = d
+		return nil
 	}
 	if err := checkEmpty(d, "archive_status", "summaries"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("WAL directory: %w", err)
@@ -147,7 +157,7 @@ func (f *fetcher) adviseStart() {
 // checkSpace warns when a file system has less room than the cluster takes. It
 // doesn't refuse: file systems compress, and holes take nothing.
 func (f *fetcher) checkSpace(ctx context.Context) {
-	if f.marker != nil || len(f.spaces) > f.countBlind() {
+	if f.marker != nil || f.delta || len(f.spaces) > f.countBlind() {
 		return // some of it is there, or goes elsewhere
 	}
 	at := f.dir

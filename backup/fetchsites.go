@@ -21,6 +21,7 @@ type site struct {
 	prefix string // of the paths of entries that go here; "" for the data directory
 	dir    string
 	root   *os.Root
+	volume *os.File // made durable as a whole; nil: file by file
 }
 
 // site returns the site that an entry's path goes to, and its path there: "."
@@ -84,7 +85,36 @@ func (f *fetcher) openSite(prefix, dir string) error {
 	if err != nil {
 		return err
 	}
-	f.sites = append(f.sites, &site{prefix: prefix, dir: dir, root: root})
+	f.sites = append(f.sites, &site{prefix: prefix, dir: dir, root: root, volume: openVolume(dir)})
+	return nil
+}
+
+func (s *site) close() {
+	_ = s.root.Close() // nothing was written to it
+	if s.volume != nil {
+		_ = s.volume.Close() // as above
+	}
+}
+
+// sync makes a file of the site durable, now or with the volume.
+func (s *site) sync(f *os.File) error {
+	if s.volume != nil {
+		return nil
+	}
+	return f.Sync()
+}
+
+// syncVolumes makes the sites durable that weren't file by file: one call for a
+// file system costs a commit of its journal, where one for each file costs that
+// many.
+func (f *fetcher) syncVolumes() error {
+	for _, s := range f.sites {
+		if s.volume != nil {
+			if err := syncVolume(s.volume); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -239,21 +269,21 @@ func (f *fetcher) settleDirectories() error {
 			continue
 		}
 		s, rel := f.site(e.Path)
-		if err := f.settleDirectory(s.root, rel, e); err != nil {
+		if err := f.settleAt(s, rel, e); err != nil {
 			return fmt.Errorf("restore %s: %w", e.Path, err)
 		}
 	}
 	made := f.baseEntry(f.dirMode())
 	for _, s := range f.spaces {
 		if s.blind {
-			root, rel := f.site(fmt.Sprintf("pg_tblspc/%d", s.OID))
-			if err := f.settleDirectory(root.root, rel, made); err != nil {
+			at, rel := f.site(fmt.Sprintf("pg_tblspc/%d", s.OID))
+			if err := f.settleAt(at, rel, made); err != nil {
 				return err
 			}
 		}
 	}
 	for _, s := range f.sites {
-		if err := f.settleDirectory(s.root, ".", made); err != nil {
+		if err := f.settleAt(s, ".", made); err != nil {
 			return fmt.Errorf("restore %s: %w", s.dir, err)
 		}
 		if err := syncDirectory(filepath.Dir(realPath(s.dir))); err != nil {
@@ -268,12 +298,13 @@ func (f *fetcher) settleDirectories() error {
 	return nil
 }
 
-func (f *fetcher) settleDirectory(root *os.Root, rel string, e Entry) error {
-	d, err := root.Open(rel)
+// settleAt settles what is at a site, a directory or a file.
+func (f *fetcher) settleAt(s *site, rel string, e Entry) error {
+	d, err := s.root.Open(rel)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.settle(d, e), d.Sync(), d.Close())
+	return errors.Join(f.settle(d, e), s.sync(d), d.Close())
 }
 
 func (f *fetcher) syncFolder(p string) error {

@@ -174,8 +174,11 @@ func (f *fetcher) place(t Tablespace, w wish) (space, error) {
 			return s, fault.Tablespaces.Errorf("the link pg_tblspc/%d in %s points to %s, not to %s: remove it, or leave the option away", t.OID, f.dir, link, s.dir)
 		}
 		s.dir = filepath.Clean(link)
+		if f.delta {
+			return s, nil
+		}
 	}
-	if s.dir == "" && f.cfg.BlindRestore {
+	if s.dir == "" && (f.cfg.BlindRestore || f.found.inPlace[t.OID]) {
 		s.blind = true
 		return s, nil
 	}

@@ -115,6 +115,13 @@ func (r *Reader) Lists(ctx context.Context, c Content) (func(ctx context.Context
 
 // Extent reads the bytes that l lists into dst, whose length is the extent's.
 func (r *Reader) Extent(ctx context.Context, l List, dst []byte) error {
+	return r.ExtentLike(ctx, l, dst, nil)
+}
+
+// ExtentLike is Extent for one of which another version, of the same length, is at
+// hand: chunks that stand there whole, in their place, are not read from the
+// archive. Nil stands for none.
+func (r *Reader) ExtentLike(ctx context.Context, l List, dst, version []byte) error {
 	if err := l.check(int64(len(dst))); err != nil {
 		return err
 	}
@@ -129,7 +136,7 @@ func (r *Reader) Extent(ctx context.Context, l List, dst []byte) error {
 			if wanted[s.ID] == nil {
 				ids = append(ids, s.ID)
 			}
-			wanted[s.ID] = append(wanted[s.ID], span{first: int(s.First) * chunk.PageSize, dst: dst[at:end]})
+			wanted[s.ID] = append(wanted[s.ID], span{first: int(s.First) * chunk.PageSize, at: at, dst: dst[at:end]})
 		}
 		at = end
 	}
@@ -137,23 +144,53 @@ func (r *Reader) Extent(ctx context.Context, l List, dst []byte) error {
 	if err != nil {
 		return err
 	}
-	return r.readChunks(ctx, locations, func(i int, data []byte) error {
-		if r.sum(data) != ids[i] {
-			return fmt.Errorf("%w: chunk %s has other bytes", ErrDamaged, ids[i])
-		}
-		for _, s := range wanted[ids[i]] {
+	put := func(id chunk.ID, data []byte) error {
+		for _, s := range wanted[id] {
 			if s.first > len(data) || len(data)-s.first < len(s.dst) {
-				return fmt.Errorf("%w: slice of %d bytes from %d of chunk %s, which has %d", ErrDamaged, len(s.dst), s.first, ids[i], len(data))
+				return fmt.Errorf("%w: slice of %d bytes from %d of chunk %s, which has %d", ErrDamaged, len(s.dst), s.first, id, len(data))
 			}
 			copy(s.dst, data[s.first:])
 		}
 		return nil
+	}
+	if version != nil {
+		if ids, locations, err = r.useVersion(ids, locations, wanted, version, put); err != nil {
+			return err
+		}
+	}
+	return r.readChunks(ctx, locations, func(i int, data []byte) error {
+		if r.sum(data) != ids[i] {
+			return fmt.Errorf("%w: chunk %s has other bytes", ErrDamaged, ids[i])
+		}
+		return put(ids[i], data)
 	})
+}
+
+// useVersion puts the chunks that another version of an extent has, and returns
+// the others.
+func (r *Reader) useVersion(ids []chunk.ID, locations []index.Location, wanted map[chunk.ID][]span, version []byte,
+	put func(id chunk.ID, data []byte) error,
+) (left []chunk.ID, where []index.Location, err error) {
+	for i, id := range ids {
+		j := slices.IndexFunc(wanted[id], func(s span) bool {
+			return s.first == 0 && len(s.dst) == int(locations[i].Length) && r.sum(version[s.at:s.at+len(s.dst)]) == id
+		})
+		if j < 0 {
+			left, where = append(left, id), append(where, locations[i])
+			continue
+		}
+		s := wanted[id][j]
+		if err := put(id, version[s.at:s.at+len(s.dst)]); err != nil {
+			return nil, nil, err
+		}
+	}
+	return left, where, nil
 }
 
 // A span is where a slice of a chunk goes.
 type span struct {
 	first int // byte of the chunk
+	at    int // byte of the extent
 	dst   []byte
 }
 

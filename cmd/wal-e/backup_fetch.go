@@ -33,6 +33,8 @@ type fetchFlags struct {
 	overwriteConfig bool
 	owner           string
 	withWAL         bool
+	delta           bool
+	discardWAL      bool
 	dryRun, json    bool
 
 	recover        bool
@@ -54,6 +56,11 @@ start on the directory.
 Tablespaces go where --tablespace-map says, or where a link in pg_tblspc that is
 already there points, or to where they were if nothing is there.
 
+With --delta the directory holds a stopped cluster, damaged or gone its own way as
+a primary after a failover: files are compared with the backup, only what differs
+is fetched, and what the backup doesn't have is removed, but for configuration
+files and logs. The cluster must have the backup's system identifier.
+
 With --recover the cluster is set up to recover from this archive when it is
 started, to a target or to the end of the WAL; LATEST is then the newest backup
 from which the target can be reached. The restored copy does not archive, as it
@@ -61,6 +68,7 @@ has the identity of the original; --keep-archiving leaves that alone.`
 
 const backupFetchExample = `  wal-e backup-fetch /var/lib/postgresql/17/main LATEST
   wal-e backup-fetch --recover --target-time '2026-11-22 14:32:00+01' /srv/restored LATEST
+  wal-e backup-fetch --delta --recover --standby /var/lib/postgresql/17/main LATEST
   wal-e backup-fetch --dry-run --recover --tablespace-map fast=/mnt/fast /srv/restored LATEST`
 
 func newBackupFetchCommand(a *app) *cobra.Command {
@@ -93,6 +101,8 @@ func (f *fetchFlags) bind(cmd *cobra.Command) {
 	flags.StringVar(&f.walDir, "waldir", "", "put WAL into `DIR`, and link pg_wal to it")
 	flags.BoolVar(&f.overwriteConfig, "overwrite-config", false, "replace configuration files that are in the directory")
 	flags.StringVar(&f.owner, "owner", "", "give files to `USER[:GROUP]`, as root only")
+	flags.BoolVar(&f.delta, "delta", false, "restore over the stopped cluster that is in the directory: only what differs is fetched")
+	flags.BoolVar(&f.discardWAL, "discard-wal", false, "with --delta: remove WAL that was never archived, too")
 	flags.BoolVar(&f.withWAL, "with-wal", false, "also fetch the WAL that the backup needs to be consistent")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "print the plan and change nothing")
 	flags.BoolVar(&f.json, "json", false, "print the plan or the report as JSON")
@@ -122,6 +132,9 @@ func (f fetchFlags) check() error {
 	}
 	if _, err := tablespaceMap(f.tablespaces); err != nil {
 		return err
+	}
+	if f.discardWAL && !f.delta {
+		return fault.BadSetting.Errorf("--discard-wal needs --delta")
 	}
 	target, err := backup.ParseTarget(f.target, time.Local)
 	if err != nil {
@@ -172,6 +185,7 @@ func backupFetch(ctx context.Context, s *session, f fetchFlags, dir, query strin
 	cfg := backup.FetchConfig{
 		Store: store, Backup: found, Dir: dir, StateDir: s.clusterState, Workers: f.poolSize,
 		TablespaceMap: spaces, RestoreSpec: f.restoreSpec, BlindRestore: f.blind,
+		Delta: f.delta, DiscardWAL: f.discardWAL,
 		WALDir: f.walDir, OverwriteConfig: f.overwriteConfig, Owner: f.owner,
 		Recover: recovery, DryRun: f.dryRun, Log: s.log.With("logger", "wal_e.operator.backup"),
 	}
@@ -330,6 +344,10 @@ func printFetched(w io.Writer, r *backup.FetchReport) error {
 	}
 	if r.Resumed >= 0 {
 		fmt.Fprintf(&b, "  resumed: %s already there\n", counted(r.Resumed, "file"))
+	}
+	if d := r.Delta; d != nil && r.Done {
+		fmt.Fprintf(&b, "  over a cluster: %s with %s were as in the backup; %s written in others, %d files or folders removed\n",
+			counted(d.Files, "file"), bytesText(d.Bytes), bytesText(r.Written), d.Removed)
 	}
 	printRecovery(&b, r.Recovery)
 	if !r.Done { // a fetch logs them as it goes

@@ -140,7 +140,7 @@ func fetchClassicBackup(ctx context.Context, s *session, b storage.Bucket, f fet
 	for _, o := range []struct {
 		name string
 		set  bool
-	}{{"--recover", f.recover}, {"--with-wal", f.withWAL}, {"--overwrite-config", f.overwriteConfig}} {
+	}{{"--recover", f.recover}, {"--with-wal", f.withWAL}, {"--overwrite-config", f.overwriteConfig}, {"--delta", f.delta}} {
 		if o.set {
 			return &message{
 				kind: fault.NotClassic,

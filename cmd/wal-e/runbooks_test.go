@@ -81,6 +81,16 @@ func TestFailoverRunbook(t *testing.T) {
 	}
 	r.next(t, s, "backup-push")
 
+	c.Stop(t, pgtest.Fast)
+	returns := filepath.Join(r.dir, "returns")
+	pgtest.CopyDir(t, c.Dir, returns)
+	c.StartAgain(t)
+	r.vars = append(r.vars, "PGDATA="+returns)
+	if out := r.next(t, s, "--delta"); !strings.Contains(out, "over a cluster: ") {
+		t.Errorf("backup-fetch says\n%s", out)
+	}
+	back := pgtest.Adopt(t, returns, pgtest.Options{Env: r.env, Conf: small})
+	back.WaitFor(t, "SELECT string_agg(v, ', ' ORDER BY i) FROM written", "before, on the second")
 	r.next(t, s, "/old")
 	old := pgtest.Adopt(t, filepath.Join(r.dir, "old"), pgtest.Options{Env: r.env, Conf: small})
 	old.WaitFor(t, "SELECT string_agg(v, ', ' ORDER BY i) FROM written", "before, on the second")

@@ -105,10 +105,14 @@ func TestStandbyRunbook(t *testing.T) {
 	r.next(t, s, "restore_command")
 	s.Restart(t)
 	s.WaitFor(t, recoveryContents, want)
-	r.next(t, s, "--standby")
+	s.Stop(t, pgtest.Fast)
+	r.next(t, s, "--delta")
 	r.end(t)
-	made := pgtest.Adopt(t, filepath.Join(r.dir, "standby"), pgtest.Options{Env: r.env})
-	made.WaitFor(t, recoveryContents, want)
+	s.StartAgain(t)
+	s.WaitFor(t, recoveryContents, want)
+	fill(t, c)
+	want = c.Query(t, recoveryContents)
+	s.WaitFor(t, recoveryContents, want) // it streams again
 }
 
 func TestGapRunbook(t *testing.T) {

@@ -114,6 +114,7 @@ const (
 	BadTarget   Kind = 1408 // the recovery settings don't fit
 	Deleted     Kind = 1409 // the backup was deleted meanwhile
 	NoEntry     Kind = 1410 // the backup has no such file
+	Unarchived  Kind = 1411 // the directory to restore over has the only copy of WAL
 )
 
 // WAL.
