@@ -2,9 +2,11 @@ package main_test
 
 import (
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -38,7 +40,7 @@ func TestFetchKilled(t *testing.T) {
 			defer close(ended)
 			_ = cmd.Wait() // killed, or done: its state tells
 		}()
-		killAt(cmd.Process, dir, files, ended)
+		killWhen(cmd.Process, ended, func() bool { return filesBelow(dir) >= files })
 		<-ended
 		if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !s.Signaled() {
 			t.Logf("with %d files: the fetch ended before it could be killed", files)
@@ -79,26 +81,113 @@ func TestFetchKilled(t *testing.T) {
 	}
 }
 
-// killAt kills a fetch once there are so many files in dir, unless it has ended.
-func killAt(p *os.Process, dir string, files int, ended <-chan struct{}) {
+// killWhen kills a fetch once something is so, unless it has ended.
+func killWhen(p *os.Process, ended <-chan struct{}, so func() bool) {
 	for {
 		select {
 		case <-ended:
 			return
 		case <-time.After(time.Millisecond):
 		}
-		n := 0
-		_ = filepath.WalkDir(filepath.Join(dir, "base"), func(_ string, e fs.DirEntry, err error) error {
-			if err == nil && e.Type().IsRegular() {
-				n++
-			}
-			return nil // what goes away meanwhile isn't counted
-		})
-		if n >= files {
+		if so() {
 			_ = p.Kill() // it may have ended
 			return
 		}
 	}
+}
+
+// filesBelow counts the files in base of a data directory.
+func filesBelow(dir string) (n int) {
+	_ = filepath.WalkDir(filepath.Join(dir, "base"), func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			n++
+		}
+		return nil // what goes away meanwhile isn't counted
+	})
+	return n
+}
+
+// A restore over a cluster can be killed at any moment, too.
+func TestFetchDeltaKilled(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	c := a.start(t, pgtest.Options{})
+	c.Exec(t, "CREATE TABLE kept (id int, v text)")
+	c.Exec(t, "INSERT INTO kept SELECT i, md5(i::text) FROM generate_series(1, 50000) i")
+	name := a.push(t, c).Name
+	dir := target(t)
+	a.must(t, c, "backup-fetch", dir, name)
+	want := treeOf(t, dir)
+
+	spoil := func() {
+		for path, data := range want {
+			at := filepath.Join(dir, path)
+			if !strings.HasPrefix(path, "base/") || len(data) == 0 {
+				continue
+			}
+			if err := errors.Join(os.WriteFile(at, []byte(strings.Repeat("x", len(data))), 0o600), os.WriteFile(at+"_stray", nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	all := filesBelow(dir)
+	restored := func(share int) func() bool {
+		return func() bool {
+			whole, tried := 0, 0
+			for path, data := range want {
+				if tried++; tried > 200 {
+					break
+				}
+				if got, err := os.ReadFile(filepath.Join(dir, path)); err == nil && strings.HasPrefix(path, "base/") && string(got) == data {
+					whole++
+				}
+			}
+			return whole*share > 100
+		}
+	}
+	killed := 0
+	for _, when := range []func() bool{
+		func() bool { return present(dir, ".wal-e-fetch/fetch.json") },
+		func() bool { return !present(dir, "global/pg_control") },
+		func() bool { return filesBelow(dir) <= all+all/2 },
+		restored(20), restored(2), restored(1),
+	} {
+		spoil()
+		cmd := a.command(t, c, "--terse", "backup-fetch", "-p1", "--delta", dir, name)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = cmd.Wait() // killed, or done: its state tells
+		}()
+		killWhen(cmd.Process, ended, when)
+		<-ended
+		marked, control := present(dir, ".wal-e-fetch/fetch.json"), present(dir, "global/pg_control")
+		if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() && marked && !control {
+			killed++
+		} else if !marked && !control {
+			t.Fatal("neither the mark of an unfinished restore nor pg_control is there")
+		}
+	}
+	if killed == 0 {
+		t.Fatal("no fetch was killed before it was done")
+	}
+	a.must(t, c, "backup-fetch", "--delta", dir, name)
+	got := treeOf(t, dir)
+	for path, data := range want {
+		if path == "/backup_manifest" {
+			continue // it has what was there and stays at its end
+		}
+		if other, ok := got[path]; !ok || other != data {
+			t.Errorf("%s differs from that of a fetch that nobody killed (there: %v)", path, ok)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d files after killed fetches, want %d", len(got), len(want))
+	}
+	t.Logf("%d fetches were killed", killed)
 }
 
 func present(dir, name string) bool {
