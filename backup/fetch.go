@@ -43,7 +43,7 @@ type FetchConfig struct {
 	OverwriteConfig bool   // replace configuration files that are in Dir
 	// Delta restores over a stopped cluster with the same system identifier:
 	// what is as in the backup stays, what the backup doesn't have goes, but for
-	// configuration and logs.
+	// configuration files and the folders log and pg_log.
 	Delta bool
 	// DiscardWAL lets a Delta remove WAL files that were never archived.
 	DiscardWAL bool

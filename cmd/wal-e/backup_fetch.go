@@ -59,7 +59,8 @@ already there points, or to where they were if nothing is there.
 With --delta the directory holds a stopped cluster, damaged or gone its own way as
 a primary after a failover: files are compared with the backup, only what differs
 is fetched, and what the backup doesn't have is removed, but for configuration
-files and logs. The cluster must have the backup's system identifier.
+files and the folders log and pg_log. The cluster must have the backup's system
+identifier.
 
 With --recover the cluster is set up to recover from this archive when it is
 started, to a target or to the end of the WAL; LATEST is then the newest backup
@@ -345,9 +346,13 @@ func printFetched(w io.Writer, r *backup.FetchReport) error {
 	if r.Resumed >= 0 {
 		fmt.Fprintf(&b, "  resumed: %s already there\n", counted(r.Resumed, "file"))
 	}
-	if d := r.Delta; d != nil && r.Done {
+	switch d := r.Delta; {
+	case d == nil:
+	case r.Done:
 		fmt.Fprintf(&b, "  over a cluster: %s with %s were as in the backup; %s written in others, %d files or folders removed\n",
 			counted(d.Files, "file"), bytesText(d.Bytes), bytesText(r.Written), d.Removed)
+	default:
+		b.WriteString("  over the cluster that is there: what differs is replaced, what the backup doesn't have is removed\n")
 	}
 	printRecovery(&b, r.Recovery)
 	if !r.Done { // a fetch logs them as it goes

@@ -3,8 +3,10 @@ package main_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -19,30 +21,14 @@ import (
 // goes on with the files that are whole.
 func TestFetchKilled(t *testing.T) {
 	t.Parallel()
-	a := newArchive(t)
-	c := a.start(t, pgtest.Options{})
-	c.Exec(t, "CREATE TABLE kept (id int, v text)")
-	c.Exec(t, "INSERT INTO kept SELECT i, md5(i::text) FROM generate_series(1, 200000) i")
-	name := a.push(t, c).Name
-	whole := target(t)
-	a.must(t, c, "backup-fetch", whole, name)
+	a, c, name, whole := fetched(t, 200000)
 	want := treeOf(t, whole)
 
 	dir := target(t)
 	killed := 0
 	for _, files := range []int{1, len(want) / 4, len(want) / 2} {
 		cmd := a.command(t, c, "--terse", "backup-fetch", "-p1", dir, name)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			_ = cmd.Wait() // killed, or done: its state tells
-		}()
-		killWhen(cmd.Process, ended, func() bool { return filesBelow(dir) >= files })
-		<-ended
-		if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !s.Signaled() {
+		if !killWhen(t, cmd, func() bool { return filesBelow(dir) >= files }) {
 			t.Logf("with %d files: the fetch ended before it could be killed", files)
 			break
 		}
@@ -70,30 +56,61 @@ func TestFetchKilled(t *testing.T) {
 		t.Errorf("the last fetch reports %+v, want done, and files of the killed ones", report)
 	}
 	t.Logf("%d killed, %d of %d files were there", killed, report.Resumed, len(want))
+	sameTree(t, dir, want)
+}
+
+// fetched returns an archive with a backup, whose cluster has a table of so many
+// rows, and a directory that it was restored to.
+func fetched(t *testing.T, rows int) (a *archive, c *pgtest.Cluster, name, dir string) {
+	t.Helper()
+	a, dir = newArchive(t), target(t)
+	c = a.start(t, pgtest.Options{})
+	c.Exec(t, "CREATE TABLE kept (id int, v text)")
+	c.Exec(t, fmt.Sprintf("INSERT INTO kept SELECT i, md5(i::text) FROM generate_series(1, %d) i", rows))
+	name = a.push(t, c).Name
+	a.must(t, c, "backup-fetch", dir, name)
+	return a, c, name, dir
+}
+
+// sameTree compares a folder with the files of another.
+func sameTree(t *testing.T, dir string, want map[string]string) {
+	t.Helper()
 	got := treeOf(t, dir)
 	for path, data := range want {
 		if other, ok := got[path]; !ok || other != data {
 			t.Errorf("%s differs from that of a fetch that nobody killed (there: %v)", path, ok)
 		}
+		delete(got, path)
 	}
-	if len(got) != len(want) {
-		t.Errorf("%d files after killed fetches, want %d", len(got), len(want))
+	delete(got, "/backup_manifest")
+	for path := range got {
+		t.Errorf("%s is there after killed fetches, and not without", path)
 	}
 }
 
-// killWhen kills a fetch once something is so, unless it has ended.
-func killWhen(p *os.Process, ended <-chan struct{}, so func() bool) {
-	for {
+// killWhen runs a command and kills it once something is so. It tells whether it
+// did: the command may have ended before.
+func killWhen(t *testing.T, cmd *exec.Cmd, so func() bool) bool {
+	t.Helper()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // killed, or done: its state tells
+	}()
+	for !so() {
 		select {
 		case <-ended:
-			return
+			return false
 		case <-time.After(time.Millisecond):
 		}
-		if so() {
-			_ = p.Kill() // it may have ended
-			return
-		}
 	}
+	_ = cmd.Process.Kill() // it may have ended
+	<-ended
+	s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && s.Signaled()
 }
 
 // filesBelow counts the files in base of a data directory.
@@ -110,13 +127,7 @@ func filesBelow(dir string) (n int) {
 // A restore over a cluster can be killed at any moment, too.
 func TestFetchDeltaKilled(t *testing.T) {
 	t.Parallel()
-	a := newArchive(t)
-	c := a.start(t, pgtest.Options{})
-	c.Exec(t, "CREATE TABLE kept (id int, v text)")
-	c.Exec(t, "INSERT INTO kept SELECT i, md5(i::text) FROM generate_series(1, 50000) i")
-	name := a.push(t, c).Name
-	dir := target(t)
-	a.must(t, c, "backup-fetch", dir, name)
+	a, c, name, dir := fetched(t, 50000)
 	want := treeOf(t, dir)
 
 	spoil := func() {
@@ -154,18 +165,9 @@ func TestFetchDeltaKilled(t *testing.T) {
 	} {
 		spoil()
 		cmd := a.command(t, c, "--terse", "backup-fetch", "-p1", "--delta", dir, name)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			_ = cmd.Wait() // killed, or done: its state tells
-		}()
-		killWhen(cmd.Process, ended, when)
-		<-ended
+		signaled := killWhen(t, cmd, when)
 		marked, control := present(dir, ".wal-e-fetch/fetch.json"), present(dir, "global/pg_control")
-		if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() && marked && !control {
+		if signaled && marked && !control {
 			killed++
 		} else if !marked && !control {
 			t.Fatal("neither the mark of an unfinished restore nor pg_control is there")
@@ -175,18 +177,8 @@ func TestFetchDeltaKilled(t *testing.T) {
 		t.Fatal("no fetch was killed before it was done")
 	}
 	a.must(t, c, "backup-fetch", "--delta", dir, name)
-	got := treeOf(t, dir)
-	for path, data := range want {
-		if path == "/backup_manifest" {
-			continue // it has what was there and stays at its end
-		}
-		if other, ok := got[path]; !ok || other != data {
-			t.Errorf("%s differs from that of a fetch that nobody killed (there: %v)", path, ok)
-		}
-	}
-	if len(got) != len(want) {
-		t.Errorf("%d files after killed fetches, want %d", len(got), len(want))
-	}
+	delete(want, "/backup_manifest") // it has what was there and stays at its end
+	sameTree(t, dir, want)
 	t.Logf("%d fetches were killed", killed)
 }
 
