@@ -209,7 +209,7 @@ func (v *verifier) again(ctx context.Context) error {
 		return nil
 	}
 	cfg := v.cfg
-	cfg.Repair, cfg.CopyFrom, cfg.ReadData, cfg.Share, cfg.MissingWAL, cfg.ReadWAL = false, nil, false, Share{}, nil, nil
+	cfg.Repair, cfg.CopyFrom, cfg.ReadData, cfg.Record, cfg.Share, cfg.MissingWAL, cfg.ReadWAL = false, nil, false, false, Share{}, nil, nil
 	second, err := Verify(ctx, cfg)
 	if err != nil && !errors.Is(err, ErrProblems) {
 		return fmt.Errorf("verify once more after the repair: %w", err)

@@ -8,19 +8,39 @@ import (
 	"wal-e/internal/storage"
 )
 
-// Verified says how far verifications by shares (VerifyConfig.Share) have come.
+// Verified says how far verifications have come.
 type Verified struct {
-	Last  time.Time `json:"last"`  // when the last one ended that found a pack whole
+	Last  time.Time `json:"last"`  // when the last one ended that wrote anything down
 	Packs int       `json:"packs"` // that the backups need
 	// NeverRead are those of them that none has found whole yet.
 	NeverRead int `json:"never_read_packs"`
 	// Oldest is when that one was read that waited longest of the others; nil: there
 	// are none.
 	Oldest *time.Time `json:"oldest_read"`
+	// Result is what the last one of all backups came to that VerifyConfig.Record
+	// wrote down; nil: there was none.
+	Result *VerifyResult `json:"result"`
 }
 
-// ReadVerified reads what verifications by shares wrote down; nil: there was none.
-// It needs no key.
+// A VerifyResult is what a verification of all backups came to.
+type VerifyResult struct {
+	At      time.Time `json:"at"`   // when it ended
+	Host    string    `json:"host"` // on which it ran
+	Backups int       `json:"backups"`
+	Packs   int       `json:"packs"` // that these need
+	// ReadPacks and ReadBytes are what it read; of the others it looked at lists and
+	// sizes.
+	ReadPacks int   `json:"read_packs"`
+	ReadBytes int64 `json:"read_bytes"`
+	WAL       bool  `json:"wal"` // it looked for WAL, too
+
+	Problems int    `json:"problems"`
+	First    string `json:"first_problem,omitempty"` // the object and what is wrong with it
+	Mended   bool   `json:"mended,omitempty"`        // there were problems, and it mended all
+}
+
+// ReadVerified reads what verifications wrote down; nil: there was none. It needs no
+// key.
 func ReadVerified(ctx context.Context, b storage.Bucket) (*Verified, error) {
 	keys, err := ledgerKeys(ctx, b)
 	if err != nil || len(keys) == 0 {
@@ -42,9 +62,9 @@ func ReadVerified(ctx context.Context, b storage.Bucket) (*Verified, error) {
 	if err := v.readLedger(ctx); err != nil {
 		return nil, err
 	}
-	r := &Verified{Last: last.Time().UTC(), Packs: v.needed.Len()}
+	r := &Verified{Last: last.Time().UTC(), Packs: v.needed.Len(), Result: v.ledger.last}
 	for p := range v.needed.All() {
-		at, read := v.ledger[p]
+		at, read := v.ledger.read[p]
 		switch {
 		case !read:
 			r.NeverRead++

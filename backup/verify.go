@@ -30,7 +30,10 @@ type VerifyConfig struct {
 	// ledger in the archive says, to which it adds what it found whole. WAL is
 	// looked for, and not read.
 	Share Share
-	Host  string // for people who read the ledger and marks
+	// Record writes down in the archive what a verification of all backups came to,
+	// for ReadVerified, and which packs it read. A host that may not write is warned.
+	Record bool
+	Host   string // for people who read the ledger and marks
 
 	// Repair mends what can be: see the package's repair.go. Found problems stay in
 	// the report, with what was done about each. When something was done about all
@@ -172,7 +175,6 @@ func Verify(ctx context.Context, cfg VerifyConfig) (report *VerifyReport, err er
 	}
 	v := &verifier{cfg: cfg, query: q, report: &VerifyReport{}, problems: newProblems(), warnings: newProblems()}
 	err = v.run(ctx)
-	err = errors.Join(err, v.storeLedger(ctx))
 	if err == nil {
 		err = v.forgetDeleted(ctx)
 	}
@@ -184,6 +186,7 @@ func Verify(ctx context.Context, cfg VerifyConfig) (report *VerifyReport, err er
 	if err == nil {
 		v.repairOthers()
 	}
+	err = errors.Join(err, v.storeLedger(ctx, err == nil))
 	if err == nil && len(v.report.Problems) > 0 && !v.report.Mended {
 		first := v.report.Problems[0]
 		err = fmt.Errorf("%w: %d objects of %s, the first: %s: %s",
@@ -205,7 +208,7 @@ type verifier struct {
 	sizes   map[index.PackID]int64
 	bad     badPacks
 
-	ledger ledger                // what was read when; with a share only
+	ledger *ledger               // what was read when; nil when nothing is written down
 	chosen *chunkstore.Footprint // what of it is read now; nil: all
 	whole  map[index.PackID]bool // what was read and found whole; under bad.mu
 
@@ -230,10 +233,13 @@ func (v *verifier) run(ctx context.Context) error {
 	if err := v.listPacks(ctx, unknown); err != nil {
 		return err
 	}
-	if v.cfg.ReadData && v.cfg.Share != (Share{}) {
+	byShare := v.cfg.ReadData && v.cfg.Share != (Share{})
+	if byShare || v.cfg.Record && v.query == (query{}) {
 		if err := v.readLedger(ctx); err != nil {
 			return err
 		}
+	}
+	if byShare {
 		v.choose()
 	}
 	if err := v.verifyEpochs(ctx); err != nil {

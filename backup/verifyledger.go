@@ -40,10 +40,11 @@ type ShareReport struct {
 	Oldest *time.Time `json:"oldest_read,omitempty"`
 }
 
-// The ledger of what verifications by shares have read stands in the archive, so
-// that any host goes on where another one stopped. Each verification creates an
-// object that says all that is known, so that nothing needs to be overwritten; the
-// newest few are read and united, for two verifications may have run at once.
+// The ledger of what verifications have read and found stands in the archive, so
+// that any host goes on where another one stopped, and tells how it went. Each
+// verification creates an object that says all that is known, so that nothing needs
+// to be overwritten; the newest few are read and united, for two verifications may
+// have run at once.
 const (
 	ledgerDir     = "verified_006/"
 	ledgerKind    = "verified"
@@ -54,7 +55,24 @@ const (
 )
 
 // A ledger says when packs were read last and found whole.
-type ledger map[index.PackID]time.Time
+type ledger struct {
+	read map[index.PackID]time.Time
+	// others are packs that this verification has nothing to do with, by the second
+	// in which they were read; nil when nobody needs them.
+	others map[int64]*chunkstore.Footprint
+	// last is what the last verification of all backups came to; nil: unknown.
+	last *VerifyResult
+}
+
+// newLedger returns an empty ledger. One of all backups forgets packs that none of
+// them needs.
+func newLedger(all bool) *ledger {
+	l := &ledger{read: make(map[index.PackID]time.Time)}
+	if !all {
+		l.others = make(map[int64]*chunkstore.Footprint)
+	}
+	return l
+}
 
 // ledgerGroup is the packs that were read at one time, as the ledger is stored.
 type ledgerGroup struct {
@@ -65,11 +83,18 @@ type ledgerGroup struct {
 type ledgerBody struct {
 	Host string        `json:"host"` // for people
 	Read []ledgerGroup `json:"read"`
+	Last *VerifyResult `json:"last,omitempty"`
 }
 
-func encodeLedger(l ledger, host string) ([]byte, error) {
+// encode returns the ledger as an object that host writes.
+func (l *ledger) encode(host string) ([]byte, error) {
 	groups := make(map[int64]*ledgerGroup)
-	for p, at := range l {
+	for second, packs := range l.others {
+		g := &ledgerGroup{At: time.Unix(second, 0).UTC()}
+		g.Packs.Union(packs)
+		groups[second] = g
+	}
+	for p, at := range l.read {
 		g := groups[at.Unix()]
 		if g == nil {
 			g = &ledgerGroup{At: time.Unix(at.Unix(), 0).UTC()}
@@ -77,7 +102,7 @@ func encodeLedger(l ledger, host string) ([]byte, error) {
 		}
 		g.Packs.Add(p)
 	}
-	body := ledgerBody{Host: host, Read: make([]ledgerGroup, 0, len(groups))}
+	body := ledgerBody{Host: host, Read: make([]ledgerGroup, 0, len(groups)), Last: l.last}
 	for _, g := range groups {
 		body.Read = append(body.Read, *g)
 	}
@@ -86,20 +111,53 @@ func encodeLedger(l ledger, host string) ([]byte, error) {
 }
 
 // add takes what an object of the ledger says of the packs in need. Others are
-// gone, or nobody's.
-func (l ledger) add(data []byte, need *chunkstore.Footprint) error {
+// gone, or nobody's, unless the ledger keeps them.
+func (l *ledger) add(data []byte, need *chunkstore.Footprint) error {
 	var body ledgerBody
 	if err := envelope.Decode(data, ledgerKind, ledgerVersion, &body); err != nil {
 		return err
 	}
 	for _, g := range body.Read {
+		if g.At.Unix() < 0 {
+			continue // nobody read anything then
+		}
 		for p := range g.Packs.All() {
-			if need.Has(p) && g.At.After(l[p]) {
-				l[p] = g.At
+			switch {
+			case need.Has(p):
+				if g.At.After(l.read[p]) {
+					l.read[p] = g.At
+				}
+			case l.others != nil:
+				second := g.At.Unix()
+				if l.others[second] == nil {
+					l.others[second] = &chunkstore.Footprint{}
+				}
+				l.others[second].Add(p)
 			}
 		}
 	}
+	if r := body.Last; r != nil && r.At.Unix() >= 0 && (l.last == nil || !r.At.Before(l.last.At)) {
+		l.last = r
+	}
 	return nil
+}
+
+// forgetFuture drops what is later than now: a clock that ran ahead must not keep
+// packs from being read, nor a result from being replaced.
+func (l *ledger) forgetFuture(now time.Time) {
+	for p, at := range l.read {
+		if at.After(now) {
+			delete(l.read, p)
+		}
+	}
+	for second := range l.others {
+		if second > now.Unix() {
+			delete(l.others, second)
+		}
+	}
+	if l.last != nil && l.last.At.After(now) {
+		l.last = nil
+	}
 }
 
 // ledgerKeys lists the objects of the ledger, the oldest first.
@@ -123,7 +181,7 @@ func (v *verifier) readLedger(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v.ledger = make(ledger)
+	v.ledger = newLedger(v.query == query{})
 	for _, key := range keys[max(0, len(keys)-ledgerKept):] {
 		data, err := storage.ReadAll(ctx, v.cfg.Bucket, key, ledgerLimit)
 		if err == nil {
@@ -137,13 +195,7 @@ func (v *verifier) readLedger(ctx context.Context) error {
 			return err
 		}
 	}
-	// A clock that ran ahead must not keep packs from being read.
-	now := v.cfg.Now()
-	for p, at := range v.ledger {
-		if at.After(now) {
-			delete(v.ledger, p)
-		}
-	}
+	v.ledger.forgetFuture(v.cfg.Now())
 	return nil
 }
 
@@ -156,7 +208,7 @@ func (v *verifier) choose() {
 		}
 	}
 	slices.SortStableFunc(packs, func(a, b index.PackID) int {
-		return cmp.Or(v.ledger[a].Compare(v.ledger[b]), slices.Compare(a.Run[:], b.Run[:]), cmp.Compare(a.Seq, b.Seq))
+		return cmp.Or(v.ledger.read[a].Compare(v.ledger.read[b]), slices.Compare(a.Run[:], b.Run[:]), cmp.Compare(a.Seq, b.Seq))
 	})
 	v.chosen = &chunkstore.Footprint{}
 	left := v.cfg.Share.of(v.report.PackBytes)
@@ -172,23 +224,30 @@ func (v *verifier) choose() {
 // reads tells whether ReadData means this pack.
 func (v *verifier) reads(p index.PackID) bool { return v.chosen == nil || v.chosen.Has(p) }
 
-// storeLedger writes down what was read and whole. It works after an interruption,
-// too: what was read needn't be read again.
-func (v *verifier) storeLedger(ctx context.Context) error {
-	if v.chosen == nil {
+// storeLedger writes down what was read and whole and, when the verification came
+// to its end, what it came to. It works after an interruption, too: what was read
+// needn't be read again.
+func (v *verifier) storeLedger(ctx context.Context, ended bool) error {
+	if v.ledger == nil {
 		return nil
 	}
 	now := v.cfg.Now()
 	v.bad.mu.Lock()
 	for p := range v.whole {
-		v.ledger[p] = now
+		v.ledger.read[p] = now
 	}
 	v.bad.mu.Unlock()
-	v.report.Share = v.shareReport()
-	if len(v.whole) == 0 {
+	if v.chosen != nil {
+		v.report.Share = v.shareReport()
+	}
+	ended = ended && v.cfg.Record && v.query == query{}
+	if ended {
+		v.ledger.last = v.result(now)
+	}
+	if len(v.whole) == 0 && !ended {
 		return nil
 	}
-	data, err := encodeLedger(v.ledger, v.cfg.Host)
+	data, err := v.ledger.encode(v.cfg.Host)
 	if err != nil {
 		return err
 	}
@@ -198,10 +257,28 @@ func (v *verifier) storeLedger(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ledgerTimeout)
 	defer cancel()
-	if err := storage.CreateBytes(ctx, v.cfg.Bucket, ledgerDir+id.String(), data, nil); err != nil {
+	switch err := storage.CreateBytes(ctx, v.cfg.Bucket, ledgerDir+id.String(), data, nil); {
+	case err == nil:
+		return v.dropLedgers(ctx)
+	case v.chosen == nil:
+		// What was proven is proven, also by a host that may only read.
+		v.cfg.Log.WarnContext(ctx, "what the verification came to is not written down: status doesn't know of it", "detail", err.Error())
+		return nil
+	default:
 		return fmt.Errorf("write down which packs were read, without which the next share is the same again: %w", err)
 	}
-	return v.dropLedgers(ctx)
+}
+
+// result is what the ledger says of this verification, which ended now.
+func (v *verifier) result(now time.Time) *VerifyResult {
+	r := &VerifyResult{
+		At: now.UTC().Truncate(time.Second), Host: v.cfg.Host, Backups: len(v.report.Backups), WAL: v.cfg.MissingWAL != nil,
+		Packs: v.report.Packs, ReadPacks: v.report.ReadPacks, ReadBytes: v.report.ReadBytes, Mended: v.report.Mended,
+	}
+	if !r.Mended && len(v.report.Problems) > 0 {
+		r.Problems, r.First = len(v.report.Problems), v.report.Problems[0].Object+": "+v.report.Problems[0].Text
+	}
+	return r
 }
 
 // dropLedgers removes objects of the ledger that nobody reads any more, if this
@@ -221,7 +298,7 @@ func (v *verifier) shareReport() *ShareReport {
 	r := &ShareReport{}
 	for p := range v.needed.All() {
 		size, stored := v.sizes[p]
-		at, read := v.ledger[p]
+		at, read := v.ledger.read[p]
 		switch {
 		case !stored:
 		case !read:

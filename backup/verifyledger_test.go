@@ -158,8 +158,10 @@ func FuzzLedger(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	l := ledger{{Run: id, Seq: 3}: time.Unix(1767225600, 0), {Run: id, Seq: 77}: time.Unix(1767225700, 0)}
-	data, err := encodeLedger(l, "db1")
+	l := newLedger(true)
+	l.read[index.PackID{Run: id, Seq: 3}], l.read[index.PackID{Run: id, Seq: 77}] = time.Unix(1767225600, 0), time.Unix(1767225700, 0)
+	l.last = &VerifyResult{At: time.Unix(1767225700, 0), Host: "db1", Problems: 1, First: "chunks_006/packs/x: it is missing"}
+	data, err := l.encode("db1")
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -175,15 +177,25 @@ func FuzzLedger(f *testing.F) {
 		if whole, err := envelope.Encode(ledgerKind, ledgerVersion, json.RawMessage(data)); err == nil {
 			data = whole
 		}
-		got := make(ledger)
+		got := newLedger(len(data)%2 == 0)
 		if err := got.add(data, &need); err != nil {
 			if !isDamage(err) {
 				t.Errorf("add = %v, which isn't taken as damage", err)
 			}
 			return
 		}
-		if len(got) > need.Len() {
-			t.Errorf("%d packs of %d", len(got), need.Len())
+		if len(got.read) > need.Len() {
+			t.Errorf("%d packs of %d", len(got.read), need.Len())
+		}
+		// What was read can be written, and says the same then.
+		again, second := newLedger(got.others == nil), time.Now()
+		got.forgetFuture(second)
+		data, err := got.encode("db1")
+		if err != nil {
+			t.Fatalf("encode what was read: %v", err)
+		}
+		if err := again.add(data, &need); err != nil || len(again.read) != len(got.read) || len(again.others) != len(got.others) {
+			t.Errorf("%d packs and %d times of others, %v: want %d and %d", len(again.read), len(again.others), err, len(got.read), len(got.others))
 		}
 	})
 }

@@ -224,7 +224,7 @@ func (v *verifier) readPack(ctx context.Context, p index.PackID, size int64, ind
 			}
 		}
 	}
-	if whole && v.chosen != nil {
+	if whole && v.ledger != nil {
 		v.bad.mu.Lock()
 		defer v.bad.mu.Unlock()
 		if v.whole == nil {

@@ -61,6 +61,7 @@ func metricsOf(r *statusReport, err error, begun time.Time) *metrics {
 		return m
 	}
 	m.add("wal_e_problems", "Problems that wal-e status has to tell of.", float64(len(r.Problems)))
+	m.add("wal_e_warnings", "Warnings that it has to tell of.", float64(len(r.Warnings)))
 	for _, c := range r.Clusters {
 		c.addTo(m)
 	}
@@ -104,12 +105,16 @@ func metricsOf(r *statusReport, err error, begun time.Time) *metrics {
 		m.time("wal_e_fresh_backup_timestamp_seconds", "When the newest base backup was stored that needs no packs of others.", *r.Fresh)
 	}
 	if v := r.Verified; v != nil {
-		m.time("wal_e_verify_timestamp_seconds", "When the last verify --read-data=SHARE ended that found a pack whole.", v.Last)
+		m.time("wal_e_verify_timestamp_seconds", "When the last verify ended that wrote anything down.", v.Last)
 		m.add("wal_e_verify_packs", "Packs that base backups need.", float64(v.Packs))
 		m.add("wal_e_verify_never_read_packs", "Those of them that none has found whole yet.", float64(v.NeverRead))
 		if v.Oldest != nil {
 			m.time("wal_e_verify_oldest_timestamp_seconds", "When that one of the others was read that waited longest.", *v.Oldest)
 		}
+	}
+	if v := r.verifyResult(); v != nil {
+		m.time("wal_e_verify_all_timestamp_seconds", "When the last verify --all ended.", v.At)
+		m.add("wal_e_verify_problems", "Problems that it found and couldn't mend.", float64(v.Problems))
 	}
 	if e := r.Expiry; e != nil {
 		m.add("wal_e_backups_overdue", "Base backups that the policy of --retain lets go now.", float64(e.Overdue))

@@ -36,7 +36,8 @@ func fullReport(now time.Time) *statusReport {
 		},
 		Open:   []statusPush{{Since: since, Stalled: true}, {Since: now}},
 		Expiry: &statusExpiry{Overdue: 1, At: &now}, Waiting: &files, Oldest: &since, Drill: d, drilled: d, copied: &copyNote{At: since}, Fresh: &since,
-		Verified: &backup.Verified{Last: now, Packs: 9, NeverRead: 4, Oldest: &since},
+		Verified: &backup.Verified{Last: now, Packs: 9, NeverRead: 4, Oldest: &since, Result: &backup.VerifyResult{At: since, Problems: 5}},
+		Warnings: []statusProblem{{"c", "d"}},
 	}
 }
 
@@ -77,6 +78,7 @@ func TestMetricsFile(t *testing.T) {
 		"wal_e_dedup_ratio": 4, "wal_e_growth_bytes_per_day": 7, "wal_e_pushes_open": 2, "wal_e_pushes_stalled": 1, "wal_e_push_oldest_timestamp_seconds": hour,
 		"wal_e_wal_waiting_files": 3, "wal_e_wal_waiting_oldest_timestamp_seconds": hour, "wal_e_drill_ok": 1, "wal_e_drill_restore_seconds": 1.5,
 		"wal_e_copy_timestamp_seconds": hour, "wal_e_fresh_backup_timestamp_seconds": hour, "wal_e_verify_timestamp_seconds": float64(now.Unix()), "wal_e_verify_packs": 9, "wal_e_verify_never_read_packs": 4, "wal_e_verify_oldest_timestamp_seconds": hour,
+		"wal_e_verify_all_timestamp_seconds": hour, "wal_e_verify_problems": 5, "wal_e_warnings": 1,
 		"wal_e_backups_overdue": 1, "wal_e_expiry_next_timestamp_seconds": float64(now.Unix()),
 	} {
 		f := got[name]

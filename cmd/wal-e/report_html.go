@@ -24,8 +24,8 @@ import (
 
 const reportLong = `Write a page about the archive for a browser: backups over the WAL with what is
 missing, what each backup stored, holds alone and shares with others, the largest
-databases and tables, how long a restore takes, drills, and the problems that
-wal-e status tells of. With a data directory WAL files that wait there count, too.
+databases and tables, how long a restore takes, drills, what verify found last, and
+the problems that wal-e status tells of. With a data directory WAL files that wait there count, too.
 
 The page is one file that stands alone and loads nothing. It names hosts, databases
 and tables: treat it like the archive. The file is replaced as a whole. The exit
@@ -43,7 +43,7 @@ func newReportCommand(a *app) *cobra.Command {
 			if output == "" {
 				return &usageError{cmd, "-o is required: name the file to write"}
 			}
-			f := statusFlags{maxAge: 26 * time.Hour, maxFiles: 64}
+			f := statusFlags{maxAge: 26 * time.Hour, maxFiles: 64, maxVerify: maxVerifyAge}
 			if len(args) == 1 {
 				f.directory = args[0]
 			}
@@ -86,6 +86,20 @@ func findReport(ctx context.Context, s *session, b storage.Bucket, f statusFlags
 	r := &htmlreport.Report{Prefix: st.Prefix, Program: version, Made: st.now, WAL: st.WAL, Logical: st.Logical, Growth: st.Growth}
 	for _, p := range st.Problems {
 		r.Problems = append(r.Problems, htmlreport.Problem(p))
+	}
+	for _, p := range st.Warnings {
+		r.Warnings = append(r.Warnings, htmlreport.Problem(p))
+	}
+	if v := st.verifyResult(); v != nil {
+		r.Verified = &htmlreport.Verified{
+			At: v.At, Host: v.Host, Backups: v.Backups, Packs: v.Packs, ReadPacks: v.ReadPacks, Problems: v.Problems, First: v.First, WAL: v.WAL, Mended: v.Mended,
+		}
+	}
+	if v := st.Verified; v != nil {
+		r.Data = &htmlreport.Data{Packs: v.Packs, NeverRead: v.NeverRead}
+		if v.Oldest != nil {
+			r.Data.Oldest = *v.Oldest
+		}
 	}
 	for _, p := range st.Open {
 		r.Open = append(r.Open, htmlreport.Push{Backup: p.Backup, Host: p.Host, Since: p.Since, Stalled: p.Stalled})

@@ -27,22 +27,28 @@ import (
 const statusLong = `Show how an archive is: for each cluster the last backup and how old it is, the
 newest WAL, from when until when it can be restored, what is missing; what is
 stored, how fast that grows, and how much less it is than the backups together;
-pushes under way, the last copy and drill, and how much of the data verify has read. With a
-data directory it also counts the WAL files that wait there to be archived, and
-with --retain, which takes what is given to delete retain, it tells which backup
-expires next.
+pushes under way, the last copy and drill, what verify found last, and how much of
+the data it has read. With a data directory it also counts the WAL files that wait
+there to be archived, and with --retain, which takes what is given to delete retain,
+it tells which backup expires next.
 
-What is wrong is said with what to do, and the exit status is then 1.
+What is wrong is said with what to do, and the exit status is then 1. Warnings leave
+it 0: nothing is wrong that is known, but nobody looked.
 
 --metrics-file writes the same for Prometheus, as node_exporter's textfile
 collector reads it; docs/monitoring has alerts and a dashboard. The file is
 replaced as a whole, also when nothing could be found out: wal_e_up is then 0.`
+
+// maxVerifyAge is how long ago the last verification of all backups may be: the
+// packaged timer runs one each week.
+const maxVerifyAge = 35 * 24 * time.Hour
 
 type statusFlags struct {
 	json      bool
 	metrics   string
 	retain    string
 	maxAge    time.Duration
+	maxVerify time.Duration
 	maxFiles  int
 	directory string
 }
@@ -87,6 +93,7 @@ func newStatusCommand(a *app) *cobra.Command {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.DurationVar(&f.maxAge, "max-backup-age", 26*time.Hour, "`DURATION` that the last backup of a cluster may be old, such as 26h")
+	flags.DurationVar(&f.maxVerify, "max-verify-age", maxVerifyAge, "`DURATION` after which the last verify --all is warned of as old")
 	flags.IntVar(&f.maxFiles, "max-backlog", 64, "`N` WAL files at most that may wait to be archived")
 	flags.StringVar(&f.retain, "retain", "", "tell what `NUM_TO_RETAIN` or period, as delete retain has it, lets expire next")
 	flags.StringVar(&f.metrics, "metrics-file", "", "also write metrics for Prometheus to `FILE`")
@@ -98,6 +105,8 @@ func newStatusCommand(a *app) *cobra.Command {
 type statusReport struct {
 	OK       bool            `json:"ok"`
 	Problems []statusProblem `json:"problems"`
+	// Warnings leave OK true.
+	Warnings []statusProblem `json:"warnings"`
 	Prefix   string          `json:"prefix"`
 	Clusters []statusCluster `json:"clusters"`
 	// Packs and WAL are what is stored in the new layout; Logical is what its
@@ -113,7 +122,7 @@ type statusReport struct {
 	Copy   any           `json:"last_copy"`  // as recorded; null: none was
 	Fresh  *time.Time    `json:"last_fresh"` // null: no backup of the last 30 days needs no packs of others
 	Drill  any           `json:"last_drill"` // as drill prints it; null: there was none
-	// Verified is what verify --read-data=SHARE has read; null: nothing.
+	// Verified is what verify wrote down; null: nothing.
 	Verified *backup.Verified `json:"last_verify"`
 
 	Waiting *int `json:"wal_waiting,omitempty"` // files that wait in the data directory
@@ -122,6 +131,7 @@ type statusReport struct {
 
 	drilled *drillReport
 	copied  *copyNote
+	oldest  time.Time // when the first backup was taken; zero without any
 	now     time.Time
 }
 
@@ -192,7 +202,7 @@ func findStatus(ctx context.Context, s *session, f statusFlags, policy *gc.Polic
 	if err != nil {
 		return nil, err
 	}
-	r := &statusReport{Prefix: b.URL(), Problems: []statusProblem{}, Clusters: []statusCluster{}, Open: []statusPush{}}
+	r := &statusReport{Prefix: b.URL(), Problems: []statusProblem{}, Warnings: []statusProblem{}, Clusters: []statusCluster{}, Open: []statusPush{}}
 	now := time.Now()
 	r.now = now
 	for _, step := range []func() error{
@@ -202,7 +212,7 @@ func findStatus(ctx context.Context, s *session, f statusFlags, policy *gc.Polic
 		func() error { return r.pushes(ctx, b, now) },
 		func() error { return r.drill(ctx, b) },
 		func() error { return r.second(ctx, b) },
-		func() error { return r.verified(ctx, b) },
+		func() error { return r.verified(ctx, b, f.maxVerify) },
 		func() error { return r.backlog(f) },
 	} {
 		if err := step(); err != nil {
@@ -231,6 +241,10 @@ func (r *statusReport) problem(todo, format string, args ...any) {
 	r.Problems = append(r.Problems, statusProblem{fmt.Sprintf(format, args...), todo})
 }
 
+func (r *statusReport) warning(todo, format string, args ...any) {
+	r.Warnings = append(r.Warnings, statusProblem{fmt.Sprintf(format, args...), todo})
+}
+
 // clusters describes the backups and the WAL of each cluster.
 func (r *statusReport) clusters(ctx context.Context, s *session, b storage.Bucket, f statusFlags, now time.Time) error {
 	list, err := backup.List(ctx, b, "")
@@ -245,6 +259,9 @@ func (r *statusReport) clusters(ctx context.Context, s *session, b storage.Bucke
 		r.problem("Take one with `wal-e backup-push`.", "there is no base backup in the new layout")
 	}
 	slices.SortStableFunc(list, func(a, b backup.Listed) int { return a.Stopped.Compare(b.Stopped) })
+	if len(list) > 0 {
+		r.oldest = list[0].Stopped
+	}
 	at := make(map[string]int)
 	for _, l := range list {
 		i, known := at[l.System]
@@ -278,7 +295,7 @@ func (r *statusReport) clusters(ctx context.Context, s *session, b storage.Bucke
 		}
 		if now.Sub(last.Stopped) > f.maxAge {
 			r.problem("See why backup-push didn't run or failed: its log, and cron's or systemd's.",
-				"the last backup, %s, is %s old", last.Name, now.Sub(last.Stopped).Round(time.Minute))
+				"the last backup, %s, is %s old", last.Name, age(now.Sub(last.Stopped)))
 		}
 	}
 	for _, p := range survey.Problems {
@@ -475,10 +492,31 @@ func (r *statusReport) drill(ctx context.Context, b storage.Bucket) error {
 	return nil
 }
 
-// verified reads how far reading by shares has come.
-func (r *statusReport) verified(ctx context.Context, b storage.Bucket) (err error) {
-	r.Verified, err = backup.ReadVerified(ctx, b)
-	return err
+// verified reads how far verifications have come, and what the last one found.
+func (r *statusReport) verified(ctx context.Context, b storage.Bucket, maxAge time.Duration) (err error) {
+	if r.Verified, err = backup.ReadVerified(ctx, b); err != nil {
+		return err
+	}
+	const todo = "Run `wal-e verify --all --wal` each week, and with --read-data=5% each night."
+	switch v := r.verifyResult(); {
+	case v == nil && !r.oldest.IsZero() && r.now.Sub(r.oldest) > maxAge:
+		r.warning(todo, "no verification of all backups is recorded, and the first of them is of %s", moment(r.oldest))
+	case v == nil:
+	case v.Problems > 0:
+		r.problem("`wal-e verify --all` prints what is damaged now, and for which backups; docs/troubleshooting.md says under WALE-1204 what mends it.",
+			"the last verification, at %s on host %s, found %s, the first: %s", moment(v.At), v.Host, counted(v.Problems, "problem"), v.First)
+	case r.now.Sub(v.At) > maxAge:
+		r.warning(todo, "the last verification of all backups is %s old", age(r.now.Sub(v.At)))
+	}
+	return nil
+}
+
+// verifyResult is what the last verification of all backups came to; nil: unknown.
+func (r *statusReport) verifyResult() *backup.VerifyResult {
+	if r.Verified == nil {
+		return nil
+	}
+	return r.Verified.Result
 }
 
 // backlog counts the WAL files that wait in a data directory.
@@ -520,7 +558,7 @@ func (r *statusReport) backlog(f statusFlags) error {
 func (r *statusReport) print(w io.Writer, now time.Time) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "archive %s\n", r.Prefix)
-	ago := func(t time.Time) string { return fmt.Sprintf("%s (%s ago)", moment(t), now.Sub(t).Round(time.Minute)) }
+	ago := func(t time.Time) string { return fmt.Sprintf("%s (%s ago)", moment(t), age(now.Sub(t))) }
 	for _, c := range r.Clusters {
 		fmt.Fprintf(&b, "\ncluster %s\n", c.System)
 		if c.Backups > 0 {
@@ -568,14 +606,7 @@ func (r *statusReport) print(w io.Writer, now time.Time) error {
 	default:
 		fmt.Fprintf(&b, "last drill        FAILED, %s\n", ago(d.Begun))
 	}
-	switch v := r.Verified; {
-	case v == nil:
-		b.WriteString("last verify       none by shares: `wal-e verify --all --read-data=5%` reads so much of the packs each night\n")
-	case v.NeverRead > 0 || v.Oldest == nil:
-		fmt.Fprintf(&b, "last verify       %s; of %s it has not come to %d yet\n", ago(v.Last), counted(v.Packs, "pack"), v.NeverRead)
-	default:
-		fmt.Fprintf(&b, "last verify       %s; each of %s was read since %s\n", ago(v.Last), counted(v.Packs, "pack"), ago(*v.Oldest))
-	}
+	b.WriteString(r.verifyText(ago))
 	if r.Waiting != nil {
 		fmt.Fprintf(&b, "waiting           %s to be archived", counted(*r.Waiting, "WAL file"))
 		if r.Oldest != nil {
@@ -587,11 +618,39 @@ func (r *statusReport) print(w io.Writer, now time.Time) error {
 	for _, p := range r.Problems {
 		fmt.Fprintf(&b, "PROBLEM %s\n  %s\n", p.Text, p.Todo)
 	}
+	for _, p := range r.Warnings {
+		fmt.Fprintf(&b, "warning %s\n  %s\n", p.Text, p.Todo)
+	}
 	if r.OK {
 		b.WriteString("no problems\n")
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// verifyText is the lines of status about verifications.
+func (r *statusReport) verifyText(ago func(time.Time) string) string {
+	text := "last verify       none of all backups is recorded: `wal-e verify --all --wal` proves what can be restored\n"
+	if v := r.verifyResult(); v != nil {
+		found := "no problems"
+		switch {
+		case v.Mended:
+			found = "mended all that it found"
+		case v.Problems > 0:
+			found = strings.ToUpper(counted(v.Problems, "problem"))
+		}
+		text = fmt.Sprintf("last verify       %s, %s: %s, %d of %s read\n", found, ago(v.At), counted(v.Backups, "backup"), v.ReadPacks, counted(v.Packs, "pack"))
+	}
+	switch v := r.Verified; {
+	case v == nil || v.Packs == 0:
+	case v.NeverRead == v.Packs:
+		text += "data verified     none yet: `wal-e verify --all --read-data=5%` reads so much of it each night\n"
+	case v.NeverRead > 0:
+		text += fmt.Sprintf("data verified     of %s all but %d, since %s\n", counted(v.Packs, "pack"), v.NeverRead, ago(*v.Oldest))
+	default:
+		text += fmt.Sprintf("data verified     each of %s was read since %s\n", counted(v.Packs, "pack"), ago(*v.Oldest))
+	}
+	return text
 }
 
 func (e *statusExpiry) text() string {

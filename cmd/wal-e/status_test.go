@@ -25,7 +25,7 @@ func TestStatus(t *testing.T) {
 	c.WaitArchived(t, last)
 	a.fails(t, c, 0, []string{
 		"last backup     " + p.Name + ", ", "backups         2; the last stored ", "newest WAL      " + last, "restores        any moment from ",
-		" times the packs\n", "last drill        none", "last verify       none by shares", "0 WAL files to be archived", "no problems\n",
+		" times the packs\n", "last drill        none", "last verify       none of all backups", "0 WAL files to be archived", "no problems\n",
 	}, "--terse", "status", c.Dir)
 
 	a.fails(t, c, 0, []string{"growth            ", "retain 2          " + first.Name + " expires with the next backup\n"}, "--terse", "status", "--retain", "2")
@@ -55,7 +55,7 @@ func TestStatus(t *testing.T) {
 		writeText(filepath.Join(a.prefix, "data", "pg_wal", "archive_status", "00000001000000000000000"+name+".ready"), "")
 	}
 	a.must(t, nil, "verify", "LATEST", "--read-data=100%")
-	a.fails(t, nil, 1, []string{"pack was read since"}, "status")
+	a.fails(t, nil, 1, []string{"data verified     each of 1 pack was read since ", "last verify       none of all backups is recorded: "}, "status")
 	prom := filepath.Join(pgtest.TempDir(t), "wal-e.prom")
 	r := a.run(t, c, "--terse", "status", "--metrics-file", prom, "--json", "--max-backup-age", "1ms", "--max-backlog", "1", filepath.Join(a.prefix, "data"))
 	var report struct {
@@ -90,6 +90,44 @@ func TestStatus(t *testing.T) {
 		t.Errorf("metrics of a run that failed:\n%s", text)
 	}
 	a.fails(t, c, 1, []string{"metrics are not written", "--metrics-file"}, "--terse", "status", "--metrics-file", "/no/such/folder/wal-e.prom")
+}
+
+// Status tells when all backups were verified last and what that found, warns when
+// it is long ago, and a report shows it.
+func TestStatusVerified(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	c := a.start(t, pgtest.Options{Major: 15})
+	p := a.push(t, c)
+	a.fails(t, c, 0, []string{"warning no verification of all backups is recorded, and the first of them is of ", "no problems\n"}, "--terse", "status", "--max-verify-age", "1ns")
+	a.must(t, c, "verify", "--all", "--wal")
+	a.fails(t, c, 0, []string{"last verify       no problems, ", " (less than a minute ago): 1 backup, 0 of ", "data verified     none yet"}, "--terse", "status")
+	a.fails(t, c, 0, []string{"warning the last verification of all backups is less than a minute old\n  Run `wal-e verify --all", `no problems`}, "--terse", "status", "--max-verify-age", "1ns")
+	page := filepath.Join(pgtest.TempDir(t), "report.html")
+	a.must(t, c, "report", "-o", page)
+	if text := readText(t, page); !strings.Contains(text, "Verification") || !strings.Contains(text, `<span class="green">no problems</span>`) {
+		t.Errorf("the report doesn't tell of the verification:\n%s", text)
+	}
+
+	packs, err := filepath.Glob(filepath.Join(a.prefix, "chunks_006", "packs", p.Run, "*"))
+	if err != nil || len(packs) == 0 {
+		t.Fatalf("packs %v, %v", packs, err)
+	}
+	lost := filepath.Join(pgtest.TempDir(t), "pack")
+	a.sh(t, "mv "+packs[0]+" "+lost)
+	a.fails(t, c, 1, []string{"PROBLEM"}, "verify", "--all")
+	a.sh(t, "mv "+lost+" "+packs[0])
+	prom := filepath.Join(pgtest.TempDir(t), "wal-e.prom")
+	a.fails(t, c, 1, []string{"last verify       1 PROBLEM, ", "PROBLEM the last verification, at ", "found 1 problem, the first: chunks_006/packs/", "WALE-1204"}, "--terse", "status", "--metrics-file", prom)
+	if text := readText(t, prom); !strings.Contains(text, "\nwal_e_verify_problems 1\n") {
+		t.Errorf("the metrics don't tell of the problem:\n%s", text)
+	}
+	a.must(t, c, "report", "-o", page)
+	if text := readText(t, page); !strings.Contains(text, `<span class="red">1 problem</span>`) {
+		t.Errorf("the report doesn't tell of the problem:\n%s", text)
+	}
+	a.must(t, c, "verify", "--all", "--read-data")
+	a.fails(t, c, 0, []string{"data verified     each of ", "last verify       no problems, ", "no problems\n"}, "--terse", "status")
 }
 
 func readText(t *testing.T, path string) string {

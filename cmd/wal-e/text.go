@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"time"
 )
 
 // bytesText is a number of bytes for people.
@@ -34,4 +35,19 @@ func counted[N int | int64](n N, thing string) string {
 		return "1 " + thing
 	}
 	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// age is how long ago something was, for people: in the largest unit of which it
+// has two or more.
+func age(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d >= 2*day:
+		return counted(int(d/day), "day")
+	case d >= 2*time.Hour:
+		return counted(int(d/time.Hour), "hour")
+	case d >= time.Minute:
+		return counted(int(d/time.Minute), "minute")
+	}
+	return "less than a minute"
 }

@@ -36,9 +36,10 @@ the WAL from the start of each backup to its end, and reads that too with
 first of the files that it costs; the exit status is then 1.
 
 --read-data=5% or --read-data=10GB reads that share of the packs, those first
-that were read longest ago: run each night, it reads everything in its turn. What
-was read is written down in the archive, so any host goes on; WAL and classic
-backups are then looked for and not read. Without --repair nothing else changes.
+that were read longest ago: run each night, it reads everything in its turn. WAL
+and classic backups are then looked for and not read. What was read is written down
+in the archive, so any host goes on, and what --all came to, for status. Without
+--repair nothing else changes.
 
 --repair makes damaged or missing index objects anew from the packs, and keeps new
 backups from referring to damaged packs, so that the next backup-push stores anew
@@ -90,7 +91,7 @@ func verify(ctx context.Context, s *session, f verifyFlags, query string) error 
 	if err != nil {
 		return err
 	}
-	cfg := backup.VerifyConfig{Bucket: b, Query: query, ReadData: f.readData, Share: f.share, Host: hostname(), Repair: f.repair, Keys: s.keyFinder(b), Log: s.log}
+	cfg := backup.VerifyConfig{Bucket: b, Query: query, ReadData: f.readData, Share: f.share, Record: f.all, Host: hostname(), Repair: f.repair, Keys: s.keyFinder(b), Log: s.log}
 	if f.from != "" {
 		if cfg.CopyFrom, err = s.openCopy(f.from); err != nil {
 			return err

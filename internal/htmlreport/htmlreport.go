@@ -22,6 +22,7 @@ type Report struct {
 	Program  string // version of wal-e
 	Made     time.Time
 	Problems []Problem
+	Warnings []Problem
 	Notes    []string // what could not be found out, and why
 
 	Packs   int64 // bytes stored
@@ -33,6 +34,9 @@ type Report struct {
 	Classic []Classic
 	Drills  []Drill // the newest first
 	Open    []Push
+
+	Verified *Verified // the last verification of all backups; nil: unknown
+	Data     *Data     // what verifications read; nil: unknown
 }
 
 // A Problem is something to be done.
@@ -112,6 +116,23 @@ type Drill struct {
 	Bytes                   int64
 	Fetch, Recover          time.Duration
 	CheckedBy               string
+}
+
+// A Verified is a verification of all backups.
+type Verified struct {
+	At               time.Time
+	Host             string
+	Backups          int
+	Packs, ReadPacks int
+	Problems         int
+	First            string // problem; "" without any
+	WAL, Mended      bool
+}
+
+// A Data says which of the packs that backups need were ever read and found whole.
+type Data struct {
+	Packs, NeverRead int
+	Oldest           time.Time // when that one was read that waited longest; zero when none was
 }
 
 // A Push is under way.

@@ -63,6 +63,9 @@ func forty() *htmlreport.Report {
 	return &htmlreport.Report{
 		Prefix: "s3://pg-archive/main", Program: "2.0.0", Made: at(39.7), Packs: 181 * gib, WAL: 61 * gib, Logical: logical, Growth: 3 * gib,
 		Problems: []htmlreport.Problem{{"system 7421838103526743210: 233 segments are missing: 000000010000000C00000021 to 000000010000000D0000000A", "`wal-e wal-show` prints what there is; docs/runbooks/gap.md says what to do."}},
+		Warnings: []htmlreport.Problem{{"the last verification of all backups is 36 days old", "Run `wal-e verify --all --wal` each week."}},
+		Verified: &htmlreport.Verified{At: at(3), Host: "db1", Backups: 4, Packs: 800, ReadPacks: 40, Problems: 2, First: "chunks_006/packs/r3/000007: it is missing", WAL: true},
+		Data:     &htmlreport.Data{Packs: 1200, NeverRead: 37, Oldest: at(1)},
 		Systems:  []htmlreport.System{s},
 		Drills: []htmlreport.Drill{
 			{Backup: "base_000000020000002200000001_00000040@r34", System: s.ID, OK: true, Begun: at(34.2), Bytes: 402 * gib, Fetch: 47 * time.Minute, Recover: 4 * time.Minute, CheckedBy: "pg_amcheck"},
@@ -114,6 +117,7 @@ func TestPage(t *testing.T) {
 		`<rect class="stored( beyond)?" `: 40, `<rect class="logical" `: 40, `<tr id="r`: 40, `<b>Timeline `: 2, `missing</span>`: 2,
 		`class="red">failed`: 1, `class="green">ok`: 1, `kept until 2027-01-01</span>`: 1, `left timeline 1 at 1A/C0000D8`: 2, `181\.0 GiB`: 1,
 		`(?i)<script|<link|<img|<iframe|https?:|url\(|@import`: 0, `ZgotmplZ`: 0, `52 min`: 1, `base/16384/16405`: 1, `unknown</td>`: 1,
+		`1 warning</h3>`: 1, `36 days old`: 1, `class="red">2 problems</span>, the first: chunks_006`: 1, `Of 1200 packs all but 37 were read`: 1,
 	} {
 		if n := len(regexp.MustCompile(pattern).FindAllString(got, -1)); n != want {
 			t.Errorf("%s: %d times, want %d", pattern, n, want)
@@ -140,7 +144,7 @@ func TestPageEscapes(t *testing.T) {
 		Restore:   &htmlreport.Estimate{Backup: evil, Basis: evil},
 	}
 	got := page(t, &htmlreport.Report{
-		Prefix: evil, Program: evil, Made: now, Notes: []string{evil}, Problems: []htmlreport.Problem{{evil, evil}}, Systems: []htmlreport.System{s},
+		Prefix: evil, Program: evil, Made: now, Notes: []string{evil}, Problems: []htmlreport.Problem{{evil, evil}}, Warnings: []htmlreport.Problem{{evil, evil}}, Verified: &htmlreport.Verified{Host: evil, Problems: 1, First: evil}, Systems: []htmlreport.System{s},
 		Classic: []htmlreport.Classic{{Name: evil}}, Drills: []htmlreport.Drill{{Backup: evil, Problem: evil, CheckedBy: evil}}, Open: []htmlreport.Push{{Backup: evil, Host: evil, Stalled: true}},
 	})
 	wellFormed(t, got)
@@ -162,6 +166,7 @@ func TestPageEmpty(t *testing.T) {
 		"classic only":   {Made: now, Classic: []htmlreport.Classic{{Name: "base_000000010000000000000002_00000040", Stored: now, Logical: 5}}},
 		"WAL only":       {Made: now, Systems: []htmlreport.System{{ID: "7", Timelines: []htmlreport.Timeline{{ID: "1", Runs: []htmlreport.Span{{now, now}}}}}}},
 		"one backup":     {Made: now, Systems: []htmlreport.System{{ID: "7", Backups: []htmlreport.Backup{{Name: "b", Timeline: "1", Taken: now}}}}},
+		"verified":       {Made: now, Verified: &htmlreport.Verified{At: now}, Data: &htmlreport.Data{Packs: 2, NeverRead: 2}},
 		"nothing's time": {Made: now, Systems: []htmlreport.System{{ID: "7"}}},
 	} {
 		got := page(t, r)

@@ -230,17 +230,25 @@ svg, .verdict, .legend i { -webkit-print-color-adjust: exact; print-color-adjust
 </section>
 `)
 //line page.qtpl:102
-	if len(r.Notes) > 0 {
+	if len(r.Warnings) > 0 {
 //line page.qtpl:102
-		qw422016.N().S(`<section class="card" aria-label="Notes"><h3>What this page doesn't know</h3>`)
+		qw422016.N().S(`<section class="card" aria-label="Warnings"><h3>`)
 //line page.qtpl:102
-		for _, n := range r.Notes {
+		qw422016.E().S(count(len(r.Warnings), "warning"))
 //line page.qtpl:102
-			qw422016.N().S(`<p class="soft">`)
+		qw422016.N().S(`</h3>`)
 //line page.qtpl:102
-			qw422016.E().S(n)
+		for _, p := range r.Warnings {
 //line page.qtpl:102
-			qw422016.N().S(`</p>`)
+			qw422016.N().S(`<p>`)
+//line page.qtpl:102
+			qw422016.E().S(p.Text)
+//line page.qtpl:102
+			qw422016.N().S(`<br><span class="soft">`)
+//line page.qtpl:102
+			qw422016.E().S(p.Todo)
+//line page.qtpl:102
+			qw422016.N().S(`</span></p>`)
 //line page.qtpl:102
 		}
 //line page.qtpl:102
@@ -249,857 +257,1000 @@ svg, .verdict, .legend i { -webkit-print-color-adjust: exact; print-color-adjust
 	}
 //line page.qtpl:102
 	qw422016.N().S(`
+`)
+//line page.qtpl:103
+	if len(r.Notes) > 0 {
+//line page.qtpl:103
+		qw422016.N().S(`<section class="card" aria-label="Notes"><h3>What this page doesn't know</h3>`)
+//line page.qtpl:103
+		for _, n := range r.Notes {
+//line page.qtpl:103
+			qw422016.N().S(`<p class="soft">`)
+//line page.qtpl:103
+			qw422016.E().S(n)
+//line page.qtpl:103
+			qw422016.N().S(`</p>`)
+//line page.qtpl:103
+		}
+//line page.qtpl:103
+		qw422016.N().S(`</section>`)
+//line page.qtpl:103
+	}
+//line page.qtpl:103
+	qw422016.N().S(`
 
 `)
-//line page.qtpl:104
+//line page.qtpl:105
 	for _, s := range r.Systems {
-//line page.qtpl:104
+//line page.qtpl:105
 		qw422016.N().S(`
 <h2>Cluster `)
-//line page.qtpl:105
+//line page.qtpl:106
 		qw422016.E().S(s.ID)
-//line page.qtpl:105
+//line page.qtpl:106
 		qw422016.N().S(`</h2>
 `)
-//line page.qtpl:106
+//line page.qtpl:107
 		if c := newChart(s); c != nil {
-//line page.qtpl:106
+//line page.qtpl:107
 			qw422016.N().S(`
 <figure class="card">
 <h3>Backups over WAL</h3>
 <figcaption>By when they were taken and archived. Move over a mark to read it; the tables below say the same.</figcaption>
 `)
-//line page.qtpl:110
+//line page.qtpl:111
 			if len(c.Windows) > 0 {
-//line page.qtpl:110
+//line page.qtpl:111
 				qw422016.N().S(`<div class="lane"><div><b>Restorable</b> <span>to any moment</span></div>
 <svg class="thin" viewBox="0 0 1000 12" preserveAspectRatio="none" role="img" aria-label="Times of which any moment can be restored">`)
-//line page.qtpl:111
+//line page.qtpl:112
 				for _, b := range c.Windows {
-//line page.qtpl:111
+//line page.qtpl:112
 					qw422016.N().S(`<g class="`)
-//line page.qtpl:111
+//line page.qtpl:112
 					qw422016.E().S(b.Class)
-//line page.qtpl:111
+//line page.qtpl:112
 					qw422016.N().S(`"><title>`)
-//line page.qtpl:111
+//line page.qtpl:112
 					qw422016.E().S(b.Title)
-//line page.qtpl:111
+//line page.qtpl:112
 					qw422016.N().S(`</title><rect x="`)
-//line page.qtpl:111
+//line page.qtpl:112
 					qw422016.E().V(b.X)
-//line page.qtpl:111
+//line page.qtpl:112
 					qw422016.N().S(`" y="2" width="`)
-//line page.qtpl:111
+//line page.qtpl:112
 					qw422016.E().V(b.W)
-//line page.qtpl:111
+//line page.qtpl:112
 					qw422016.N().S(`" height="8"/><line x1="`)
-//line page.qtpl:111
+//line page.qtpl:112
 					qw422016.E().V(b.X)
-//line page.qtpl:111
+//line page.qtpl:112
 					qw422016.N().S(`" x2="`)
-//line page.qtpl:111
+//line page.qtpl:112
 					qw422016.E().V(b.X)
-//line page.qtpl:111
+//line page.qtpl:112
 					qw422016.N().S(`" y1="2" y2="10"/></g>`)
-//line page.qtpl:111
+//line page.qtpl:112
 				}
-//line page.qtpl:111
+//line page.qtpl:112
 				qw422016.N().S(`</svg></div>`)
-//line page.qtpl:111
+//line page.qtpl:112
 			}
-//line page.qtpl:111
+//line page.qtpl:112
 			qw422016.N().S(`
 `)
-//line page.qtpl:112
+//line page.qtpl:113
 			for _, l := range c.Lanes {
-//line page.qtpl:112
+//line page.qtpl:113
 				qw422016.N().S(`<div class="lane"><div><b>Timeline `)
-//line page.qtpl:112
+//line page.qtpl:113
 				qw422016.E().S(l.Timeline)
-//line page.qtpl:112
+//line page.qtpl:113
 				qw422016.N().S(`</b>`)
-//line page.qtpl:112
+//line page.qtpl:113
 				if l.Origin != "" {
-//line page.qtpl:112
+//line page.qtpl:113
 					qw422016.N().S(` <span>`)
-//line page.qtpl:112
+//line page.qtpl:113
 					qw422016.E().S(l.Origin)
-//line page.qtpl:112
+//line page.qtpl:113
 					qw422016.N().S(`</span>`)
-//line page.qtpl:112
+//line page.qtpl:113
 				}
-//line page.qtpl:112
+//line page.qtpl:113
 				qw422016.N().S(`</div>
 <svg viewBox="0 0 1000 34" preserveAspectRatio="none" role="img" aria-label="Timeline `)
-//line page.qtpl:113
+//line page.qtpl:114
 				qw422016.E().S(l.Timeline)
-//line page.qtpl:113
+//line page.qtpl:114
 				qw422016.N().S(`: `)
-//line page.qtpl:113
+//line page.qtpl:114
 				qw422016.E().S(count(len(l.Backups), "backup"))
-//line page.qtpl:113
+//line page.qtpl:114
 				qw422016.N().S(`, `)
-//line page.qtpl:113
+//line page.qtpl:114
 				qw422016.E().S(count(len(l.Gaps), "gap"))
-//line page.qtpl:113
+//line page.qtpl:114
 				qw422016.N().S(`">
 `)
-//line page.qtpl:114
+//line page.qtpl:115
 				for _, b := range l.WAL {
-//line page.qtpl:114
+//line page.qtpl:115
 					qw422016.N().S(`<g class="`)
-//line page.qtpl:114
+//line page.qtpl:115
 					qw422016.E().S(b.Class)
-//line page.qtpl:114
+//line page.qtpl:115
 					qw422016.N().S(`"><title>`)
-//line page.qtpl:114
+//line page.qtpl:115
 					qw422016.E().S(b.Title)
-//line page.qtpl:114
+//line page.qtpl:115
 					qw422016.N().S(`</title><rect x="`)
-//line page.qtpl:114
+//line page.qtpl:115
 					qw422016.E().V(b.X)
-//line page.qtpl:114
+//line page.qtpl:115
 					qw422016.N().S(`" y="14" width="`)
-//line page.qtpl:114
+//line page.qtpl:115
 					qw422016.E().V(b.W)
-//line page.qtpl:114
+//line page.qtpl:115
 					qw422016.N().S(`" height="14"/><line x1="`)
-//line page.qtpl:114
+//line page.qtpl:115
 					qw422016.E().V(b.X)
-//line page.qtpl:114
+//line page.qtpl:115
 					qw422016.N().S(`" x2="`)
-//line page.qtpl:114
+//line page.qtpl:115
 					qw422016.E().V(b.X)
-//line page.qtpl:114
+//line page.qtpl:115
 					qw422016.N().S(`" y1="14" y2="28"/></g>`)
-//line page.qtpl:114
+//line page.qtpl:115
 				}
-//line page.qtpl:114
+//line page.qtpl:115
 				qw422016.N().S(`
 `)
-//line page.qtpl:115
+//line page.qtpl:116
 				for _, b := range l.Gaps {
-//line page.qtpl:115
+//line page.qtpl:116
 					qw422016.N().S(`<g class="`)
-//line page.qtpl:115
+//line page.qtpl:116
 					qw422016.E().S(b.Class)
-//line page.qtpl:115
+//line page.qtpl:116
 					qw422016.N().S(`"><title>`)
-//line page.qtpl:115
+//line page.qtpl:116
 					qw422016.E().S(b.Title)
-//line page.qtpl:115
+//line page.qtpl:116
 					qw422016.N().S(`</title><rect x="`)
-//line page.qtpl:115
+//line page.qtpl:116
 					qw422016.E().V(b.X)
-//line page.qtpl:115
+//line page.qtpl:116
 					qw422016.N().S(`" y="14" width="`)
-//line page.qtpl:115
+//line page.qtpl:116
 					qw422016.E().V(b.W)
-//line page.qtpl:115
+//line page.qtpl:116
 					qw422016.N().S(`" height="14"/></g>`)
-//line page.qtpl:115
+//line page.qtpl:116
 				}
-//line page.qtpl:115
+//line page.qtpl:116
 				qw422016.N().S(`
 `)
-//line page.qtpl:116
+//line page.qtpl:117
 				for _, b := range l.Backups {
-//line page.qtpl:116
+//line page.qtpl:117
 					qw422016.N().S(`<line class="`)
-//line page.qtpl:116
+//line page.qtpl:117
 					qw422016.E().S(b.Class)
-//line page.qtpl:116
+//line page.qtpl:117
 					qw422016.N().S(`" x1="`)
-//line page.qtpl:116
+//line page.qtpl:117
 					qw422016.E().V(b.X)
-//line page.qtpl:116
+//line page.qtpl:117
 					qw422016.N().S(`" x2="`)
-//line page.qtpl:116
+//line page.qtpl:117
 					qw422016.E().V(b.X)
-//line page.qtpl:116
+//line page.qtpl:117
 					qw422016.N().S(`" y1="2" y2="28"><title>`)
-//line page.qtpl:116
+//line page.qtpl:117
 					qw422016.E().S(b.Title)
-//line page.qtpl:116
+//line page.qtpl:117
 					qw422016.N().S(`</title></line>`)
-//line page.qtpl:116
+//line page.qtpl:117
 				}
-//line page.qtpl:116
+//line page.qtpl:117
 				qw422016.N().S(`
 `)
-//line page.qtpl:117
+//line page.qtpl:118
 				for _, b := range l.Gaps {
-//line page.qtpl:117
+//line page.qtpl:118
 					qw422016.N().S(`<g class="`)
-//line page.qtpl:117
+//line page.qtpl:118
 					qw422016.E().S(b.Class)
-//line page.qtpl:117
+//line page.qtpl:118
 					qw422016.N().S(`"><title>`)
-//line page.qtpl:117
+//line page.qtpl:118
 					qw422016.E().S(b.Title)
-//line page.qtpl:117
+//line page.qtpl:118
 					qw422016.N().S(`</title><line x1="`)
-//line page.qtpl:117
+//line page.qtpl:118
 					qw422016.E().V(b.X)
-//line page.qtpl:117
+//line page.qtpl:118
 					qw422016.N().S(`" x2="`)
-//line page.qtpl:117
+//line page.qtpl:118
 					qw422016.E().V(b.X)
-//line page.qtpl:117
+//line page.qtpl:118
 					qw422016.N().S(`" y1="14" y2="34"/></g>`)
-//line page.qtpl:117
+//line page.qtpl:118
 				}
-//line page.qtpl:117
+//line page.qtpl:118
 				qw422016.N().S(`
 </svg></div>
 `)
-//line page.qtpl:119
+//line page.qtpl:120
 			}
-//line page.qtpl:119
+//line page.qtpl:120
 			qw422016.N().S(`
 <div class="axis"><span>`)
-//line page.qtpl:120
+//line page.qtpl:121
 			qw422016.E().S(c.From)
-//line page.qtpl:120
+//line page.qtpl:121
 			qw422016.N().S(`</span><span>`)
-//line page.qtpl:120
+//line page.qtpl:121
 			qw422016.E().S(c.Middle)
-//line page.qtpl:120
+//line page.qtpl:121
 			qw422016.N().S(`</span><span>`)
-//line page.qtpl:120
+//line page.qtpl:121
 			qw422016.E().S(c.Until)
-//line page.qtpl:120
+//line page.qtpl:121
 			qw422016.N().S(`</span></div>
 <ul class="legend"><li><i style="background:var(--backup)"></i>backup</li><li><i style="background:var(--kept)"></i>backup kept by a mark</li><li><i style="background:var(--wal)"></i>WAL</li><li><i style="background:var(--gap)"></i>WAL is missing</li><li><i style="background:var(--window)"></i>any moment can be restored</li></ul>
 </figure>
 `)
-//line page.qtpl:123
+//line page.qtpl:124
 		}
-//line page.qtpl:123
+//line page.qtpl:124
 		qw422016.N().S(`
 `)
-//line page.qtpl:124
+//line page.qtpl:125
 		if n := nights(s.Backups); n != nil {
-//line page.qtpl:124
+//line page.qtpl:125
 			qw422016.N().S(`
 <section class="card">
 <h3>What each backup stored, beside what it restores to</h3>
 <p class="soft">One bar per backup, the newest on the right; each row has its own scale.</p>
 <div class="two bars">
 <figure><p class="soft">Stored by its push; the scale ends at `)
-//line page.qtpl:129
+//line page.qtpl:130
 			qw422016.E().S(Bytes(n.MaxStored))
-//line page.qtpl:129
+//line page.qtpl:130
 			if n.Beyond > 0 {
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.N().S(`, the striped bar is beyond`)
-//line page.qtpl:129
+//line page.qtpl:130
 			}
-//line page.qtpl:129
+//line page.qtpl:130
 			qw422016.N().S(`</p><svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="Bytes stored by each backup">`)
-//line page.qtpl:129
+//line page.qtpl:130
 			for _, b := range n.Stored {
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.N().S(`<rect class="`)
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.E().S(b.Class)
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.N().S(`" x="`)
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.E().V(b.X)
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.N().S(`" y="`)
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.E().V(b.Y)
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.N().S(`" width="`)
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.E().V(b.W)
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.N().S(`" height="`)
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.E().V(b.H)
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.N().S(`"><title>`)
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.E().S(b.Title)
-//line page.qtpl:129
+//line page.qtpl:130
 				qw422016.N().S(`</title></rect>`)
-//line page.qtpl:129
+//line page.qtpl:130
 				if b.Class == "stored beyond" {
-//line page.qtpl:129
+//line page.qtpl:130
 					qw422016.N().S(`<path class="cut" d="M`)
-//line page.qtpl:129
+//line page.qtpl:130
 					qw422016.E().V(b.X)
-//line page.qtpl:129
+//line page.qtpl:130
 					qw422016.N().S(` 18l`)
-//line page.qtpl:129
+//line page.qtpl:130
 					qw422016.E().V(b.W)
-//line page.qtpl:129
+//line page.qtpl:130
 					qw422016.N().S(` -8M`)
-//line page.qtpl:129
+//line page.qtpl:130
 					qw422016.E().V(b.X)
-//line page.qtpl:129
+//line page.qtpl:130
 					qw422016.N().S(` 26l`)
-//line page.qtpl:129
+//line page.qtpl:130
 					qw422016.E().V(b.W)
-//line page.qtpl:129
+//line page.qtpl:130
 					qw422016.N().S(` -8M`)
-//line page.qtpl:129
+//line page.qtpl:130
 					qw422016.E().V(b.X)
-//line page.qtpl:129
+//line page.qtpl:130
 					qw422016.N().S(` 34l`)
-//line page.qtpl:129
+//line page.qtpl:130
 					qw422016.E().V(b.W)
-//line page.qtpl:129
+//line page.qtpl:130
 					qw422016.N().S(` -8"/>`)
-//line page.qtpl:129
+//line page.qtpl:130
 				}
-//line page.qtpl:129
+//line page.qtpl:130
 			}
-//line page.qtpl:129
+//line page.qtpl:130
 			qw422016.N().S(`</svg><div class="axis"><span>`)
-//line page.qtpl:129
+//line page.qtpl:130
 			qw422016.E().S(n.From)
-//line page.qtpl:129
+//line page.qtpl:130
 			qw422016.N().S(`</span><span>`)
-//line page.qtpl:129
+//line page.qtpl:130
 			qw422016.E().S(n.Until)
-//line page.qtpl:129
+//line page.qtpl:130
 			qw422016.N().S(`</span></div></figure>
 <figure><p class="soft">Restores to; the scale ends at `)
-//line page.qtpl:130
+//line page.qtpl:131
 			qw422016.E().S(Bytes(n.MaxLogical))
-//line page.qtpl:130
+//line page.qtpl:131
 			qw422016.N().S(`</p><svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="Bytes that each backup restores to">`)
-//line page.qtpl:130
+//line page.qtpl:131
 			for _, b := range n.Logical {
-//line page.qtpl:130
+//line page.qtpl:131
 				qw422016.N().S(`<rect class="logical" x="`)
-//line page.qtpl:130
+//line page.qtpl:131
 				qw422016.E().V(b.X)
-//line page.qtpl:130
+//line page.qtpl:131
 				qw422016.N().S(`" y="`)
-//line page.qtpl:130
+//line page.qtpl:131
 				qw422016.E().V(b.Y)
-//line page.qtpl:130
+//line page.qtpl:131
 				qw422016.N().S(`" width="`)
-//line page.qtpl:130
+//line page.qtpl:131
 				qw422016.E().V(b.W)
-//line page.qtpl:130
+//line page.qtpl:131
 				qw422016.N().S(`" height="`)
-//line page.qtpl:130
+//line page.qtpl:131
 				qw422016.E().V(b.H)
-//line page.qtpl:130
+//line page.qtpl:131
 				qw422016.N().S(`"><title>`)
-//line page.qtpl:130
+//line page.qtpl:131
 				qw422016.E().S(b.Title)
-//line page.qtpl:130
+//line page.qtpl:131
 				qw422016.N().S(`</title></rect>`)
-//line page.qtpl:130
+//line page.qtpl:131
 			}
-//line page.qtpl:130
+//line page.qtpl:131
 			qw422016.N().S(`</svg><div class="axis"><span>`)
-//line page.qtpl:130
+//line page.qtpl:131
 			qw422016.E().S(n.From)
-//line page.qtpl:130
+//line page.qtpl:131
 			qw422016.N().S(`</span><span>`)
-//line page.qtpl:130
+//line page.qtpl:131
 			qw422016.E().S(n.Until)
-//line page.qtpl:130
+//line page.qtpl:131
 			qw422016.N().S(`</span></div></figure>
 </div>
 </section>
 `)
-//line page.qtpl:133
+//line page.qtpl:134
 		}
-//line page.qtpl:133
+//line page.qtpl:134
 		qw422016.N().S(`
 `)
-//line page.qtpl:134
+//line page.qtpl:135
 		if s.CostsOf != "" {
-//line page.qtpl:134
+//line page.qtpl:135
 			qw422016.N().S(`
 <div class="two">
 <section class="card scroll" tabindex="0"><table><caption>Largest databases in `)
-//line page.qtpl:136
+//line page.qtpl:137
 			qw422016.E().S(s.CostsOf)
-//line page.qtpl:136
+//line page.qtpl:137
 			qw422016.N().S(`, before compression</caption><thead><tr><th scope="col">Database</th><th scope="col" class="n">Size</th><th><span hidden>Bar</span></th></tr></thead><tbody>
 `)
-//line page.qtpl:137
+//line page.qtpl:138
 			m := maxCost(s.Databases)
 
-//line page.qtpl:137
+//line page.qtpl:138
 			for _, c := range s.Databases {
-//line page.qtpl:137
+//line page.qtpl:138
 				qw422016.N().S(`<tr><td class="long">`)
-//line page.qtpl:137
+//line page.qtpl:138
 				qw422016.E().S(c.Name)
-//line page.qtpl:137
+//line page.qtpl:138
 				qw422016.N().S(`</td><td class="n">`)
-//line page.qtpl:137
+//line page.qtpl:138
 				qw422016.E().S(Bytes(c.Bytes))
-//line page.qtpl:137
+//line page.qtpl:138
 				qw422016.N().S(`</td><td class="meter"><svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect class="alone" width="`)
-//line page.qtpl:137
+//line page.qtpl:138
 				qw422016.E().V(share(c.Bytes, m))
-//line page.qtpl:137
+//line page.qtpl:138
 				qw422016.N().S(`" height="10"/></svg></td></tr>
 `)
-//line page.qtpl:138
+//line page.qtpl:139
 			}
-//line page.qtpl:138
+//line page.qtpl:139
 			qw422016.N().S(`</tbody></table></section>
 <section class="card scroll" tabindex="0"><table><caption>Largest tables and indexes in `)
-//line page.qtpl:139
+//line page.qtpl:140
 			qw422016.E().S(s.CostsOf)
-//line page.qtpl:139
+//line page.qtpl:140
 			qw422016.N().S(`, before compression</caption><thead><tr><th scope="col">Relation</th><th scope="col" class="n">Size</th><th><span hidden>Bar</span></th></tr></thead><tbody>
 `)
-//line page.qtpl:140
+//line page.qtpl:141
 			m = maxCost(s.Relations)
 
-//line page.qtpl:140
+//line page.qtpl:141
 			for _, c := range s.Relations {
-//line page.qtpl:140
+//line page.qtpl:141
 				qw422016.N().S(`<tr><td class="long">`)
-//line page.qtpl:140
+//line page.qtpl:141
 				if c.Name != "" {
-//line page.qtpl:140
+//line page.qtpl:141
 					qw422016.E().S(c.Name)
-//line page.qtpl:140
+//line page.qtpl:141
 				} else {
-//line page.qtpl:140
+//line page.qtpl:141
 					qw422016.N().S(`<code>`)
-//line page.qtpl:140
+//line page.qtpl:141
 					qw422016.E().S(c.Path)
-//line page.qtpl:140
+//line page.qtpl:141
 					qw422016.N().S(`</code>`)
-//line page.qtpl:140
+//line page.qtpl:141
 				}
-//line page.qtpl:140
+//line page.qtpl:141
 				qw422016.N().S(`</td><td class="n">`)
-//line page.qtpl:140
+//line page.qtpl:141
 				qw422016.E().S(Bytes(c.Bytes))
-//line page.qtpl:140
+//line page.qtpl:141
 				qw422016.N().S(`</td><td class="meter"><svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect class="alone" width="`)
-//line page.qtpl:140
+//line page.qtpl:141
 				qw422016.E().V(share(c.Bytes, m))
-//line page.qtpl:140
+//line page.qtpl:141
 				qw422016.N().S(`" height="10"/></svg></td></tr>
 `)
-//line page.qtpl:141
+//line page.qtpl:142
 			}
-//line page.qtpl:141
+//line page.qtpl:142
 			qw422016.N().S(`</tbody></table></section>
 </div>
 `)
-//line page.qtpl:143
+//line page.qtpl:144
 		}
-//line page.qtpl:143
+//line page.qtpl:144
 		qw422016.N().S(`
 `)
-//line page.qtpl:144
+//line page.qtpl:145
 		if len(s.Backups) > 0 {
-//line page.qtpl:144
+//line page.qtpl:145
 			qw422016.N().S(`
 <section class="card scroll" tabindex="0"><table><caption>`)
-//line page.qtpl:145
+//line page.qtpl:146
 			qw422016.E().S(count(len(s.Backups), "backup"))
-//line page.qtpl:145
+//line page.qtpl:146
 			qw422016.N().S(`. “Alone” is what deleting just that one would free; “shared” is what others need, too. Packs are counted whole.</caption>
 <thead><tr><th scope="col">Taken</th><th scope="col">Backup</th><th scope="col" class="n">Timeline</th><th scope="col" class="n">Restores to</th><th scope="col" class="n">Stored by it</th><th scope="col" class="n">Alone</th><th scope="col" class="n">Shared</th><th scope="col"><span hidden>Bar</span></th></tr></thead><tbody>
 `)
-//line page.qtpl:147
+//line page.qtpl:148
 			for _, b := range s.Backups {
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`<tr id="`)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.E().S(b.Run)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`"><td class="w">`)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.E().S(moment(b.Taken))
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`</td><td class="w"><code>`)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.E().S(b.Name)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`</code>`)
-//line page.qtpl:147
+//line page.qtpl:148
 				if b.Keep != "" {
-//line page.qtpl:147
+//line page.qtpl:148
 					qw422016.N().S(` <span class="tag">kept `)
-//line page.qtpl:147
+//line page.qtpl:148
 					qw422016.E().S(b.Keep)
-//line page.qtpl:147
+//line page.qtpl:148
 					qw422016.N().S(`</span>`)
-//line page.qtpl:147
+//line page.qtpl:148
 				}
-//line page.qtpl:147
+//line page.qtpl:148
 				if b.Epoch != "" {
-//line page.qtpl:147
+//line page.qtpl:148
 					qw422016.N().S(` <span class="tag">encrypted</span>`)
-//line page.qtpl:147
+//line page.qtpl:148
 				}
-//line page.qtpl:147
+//line page.qtpl:148
 				if b.Missing > 0 {
-//line page.qtpl:147
+//line page.qtpl:148
 					qw422016.N().S(` <span class="red">`)
-//line page.qtpl:147
+//line page.qtpl:148
 					qw422016.E().S(count(int(b.Missing), "missing pack"))
-//line page.qtpl:147
+//line page.qtpl:148
 					qw422016.N().S(`</span>`)
-//line page.qtpl:147
+//line page.qtpl:148
 				}
-//line page.qtpl:147
+//line page.qtpl:148
 				if b.PageFailures > 0 {
-//line page.qtpl:147
+//line page.qtpl:148
 					qw422016.N().S(` <span class="red">`)
-//line page.qtpl:147
-					qw422016.N().DL(b.PageFailures)
-//line page.qtpl:147
-					qw422016.N().S(` bad pages</span>`)
-//line page.qtpl:147
+//line page.qtpl:148
+					qw422016.E().S(count(int(b.PageFailures), "bad page"))
+//line page.qtpl:148
+					qw422016.N().S(`</span>`)
+//line page.qtpl:148
 				}
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`</td><td class="n">`)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.E().S(b.Timeline)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`</td><td class="n">`)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.E().S(Bytes(b.Logical))
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`</td><td class="n">`)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.E().S(Bytes(b.Stored))
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`</td><td class="n">`)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.E().S(Bytes(b.Alone))
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`</td><td class="n">`)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.E().S(Bytes(b.Shared))
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`</td><td class="meter"><svg viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="alone `)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.E().S(Bytes(b.Alone))
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`, shared `)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.E().S(Bytes(b.Shared))
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`"><rect class="alone" width="`)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.E().V(share(b.Alone, r.Packs))
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`" height="10"/><rect class="shared" x="`)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.E().V(share(b.Alone, r.Packs))
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`" width="`)
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.E().V(share(b.Shared, r.Packs))
-//line page.qtpl:147
+//line page.qtpl:148
 				qw422016.N().S(`" height="10"/></svg></td></tr>
 `)
-//line page.qtpl:148
+//line page.qtpl:149
 			}
-//line page.qtpl:148
+//line page.qtpl:149
 			qw422016.N().S(`</tbody></table></section>
 `)
-//line page.qtpl:149
+//line page.qtpl:150
 		}
-//line page.qtpl:149
+//line page.qtpl:150
 		qw422016.N().S(`
 `)
-//line page.qtpl:150
+//line page.qtpl:151
 		if len(s.Timelines) > 0 {
-//line page.qtpl:150
+//line page.qtpl:151
 			qw422016.N().S(`
 <section class="card scroll" tabindex="0"><table><caption>WAL</caption><thead><tr><th scope="col">Timeline</th><th scope="col">Archived</th><th scope="col">Missing</th><th scope="col" class="n">Stored</th></tr></thead><tbody>
 `)
-//line page.qtpl:152
+//line page.qtpl:153
 			for _, t := range s.Timelines {
-//line page.qtpl:152
+//line page.qtpl:153
 				qw422016.N().S(`<tr><td class="w">`)
-//line page.qtpl:152
+//line page.qtpl:153
 				qw422016.E().S(t.ID)
-//line page.qtpl:152
+//line page.qtpl:153
 				if t.Origin != "" {
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.N().S(`<br><span class="soft">`)
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.E().S(t.Origin)
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.N().S(`</span>`)
-//line page.qtpl:152
+//line page.qtpl:153
 				}
-//line page.qtpl:152
+//line page.qtpl:153
 				qw422016.N().S(`</td><td class="w">`)
-//line page.qtpl:152
+//line page.qtpl:153
 				for _, p := range t.Runs {
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.E().S(moment(p.From))
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.N().S(` to `)
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.E().S(moment(p.Until))
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.N().S(`<br>`)
-//line page.qtpl:152
+//line page.qtpl:153
 				}
-//line page.qtpl:152
+//line page.qtpl:153
 				if len(t.Runs) == 0 {
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.N().S(`–`)
-//line page.qtpl:152
+//line page.qtpl:153
 				}
-//line page.qtpl:152
+//line page.qtpl:153
 				qw422016.N().S(`</td><td>`)
-//line page.qtpl:152
+//line page.qtpl:153
 				for _, g := range t.Gaps {
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.N().S(`<span class="red">`)
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.E().V(g.Segments)
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.N().S(` missing</span>: <code>`)
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.E().S(g.First)
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.N().S(`</code>`)
-//line page.qtpl:152
+//line page.qtpl:153
 					if g.First != g.Last {
-//line page.qtpl:152
+//line page.qtpl:153
 						qw422016.N().S(` to <code>`)
-//line page.qtpl:152
+//line page.qtpl:153
 						qw422016.E().S(g.Last)
-//line page.qtpl:152
+//line page.qtpl:153
 						qw422016.N().S(`</code>`)
-//line page.qtpl:152
+//line page.qtpl:153
 					}
-//line page.qtpl:152
+//line page.qtpl:153
 					if g.Needed {
-//line page.qtpl:152
-						qw422016.N().S(`, a backup needs them`)
-//line page.qtpl:152
+//line page.qtpl:153
+						qw422016.N().S(`, needed by a backup`)
+//line page.qtpl:153
 					}
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.N().S(`<br>`)
-//line page.qtpl:152
+//line page.qtpl:153
 				}
-//line page.qtpl:152
+//line page.qtpl:153
 				if len(t.Gaps) == 0 {
-//line page.qtpl:152
+//line page.qtpl:153
 					qw422016.N().S(`nothing`)
-//line page.qtpl:152
+//line page.qtpl:153
 				}
-//line page.qtpl:152
+//line page.qtpl:153
 				qw422016.N().S(`</td><td class="n">`)
-//line page.qtpl:152
+//line page.qtpl:153
 				qw422016.E().S(Bytes(t.Bytes))
-//line page.qtpl:152
+//line page.qtpl:153
 				qw422016.N().S(`</td></tr>
 `)
-//line page.qtpl:153
+//line page.qtpl:154
 			}
-//line page.qtpl:153
+//line page.qtpl:154
 			qw422016.N().S(`</tbody></table></section>
 `)
-//line page.qtpl:154
+//line page.qtpl:155
 		}
-//line page.qtpl:154
+//line page.qtpl:155
 		qw422016.N().S(`
 `)
-//line page.qtpl:155
+//line page.qtpl:156
 	}
-//line page.qtpl:155
+//line page.qtpl:156
 	qw422016.N().S(`
 
 `)
-//line page.qtpl:157
+//line page.qtpl:158
 	if len(r.Classic) > 0 {
-//line page.qtpl:157
+//line page.qtpl:158
 		qw422016.N().S(`<h2>Classic backups</h2>
 <section class="card scroll" tabindex="0"><table><caption>`)
-//line page.qtpl:158
+//line page.qtpl:159
 		qw422016.E().S(count(len(r.Classic), "backup"))
-//line page.qtpl:158
+//line page.qtpl:159
 		qw422016.N().S(` in the layout of classic WAL-E. Each is stored whole and shares nothing.</caption><thead><tr><th scope="col">Backup</th><th scope="col">Stored</th><th scope="col" class="n">Restores to</th></tr></thead><tbody>
 `)
-//line page.qtpl:159
+//line page.qtpl:160
 		for _, b := range r.Classic {
-//line page.qtpl:159
+//line page.qtpl:160
 			qw422016.N().S(`<tr><td><code>`)
-//line page.qtpl:159
+//line page.qtpl:160
 			qw422016.E().S(b.Name)
-//line page.qtpl:159
+//line page.qtpl:160
 			qw422016.N().S(`</code></td><td class="w">`)
-//line page.qtpl:159
+//line page.qtpl:160
 			qw422016.E().S(moment(b.Stored))
-//line page.qtpl:159
+//line page.qtpl:160
 			qw422016.N().S(`</td><td class="n">`)
-//line page.qtpl:159
+//line page.qtpl:160
 			if b.Logical < 0 {
-//line page.qtpl:159
+//line page.qtpl:160
 				qw422016.N().S(`unknown`)
-//line page.qtpl:159
+//line page.qtpl:160
 			} else {
-//line page.qtpl:159
+//line page.qtpl:160
 				qw422016.E().S(Bytes(b.Logical))
-//line page.qtpl:159
+//line page.qtpl:160
 			}
-//line page.qtpl:159
+//line page.qtpl:160
 			qw422016.N().S(`</td></tr>
 `)
-//line page.qtpl:160
+//line page.qtpl:161
 		}
-//line page.qtpl:160
+//line page.qtpl:161
 		qw422016.N().S(`</tbody></table></section>`)
-//line page.qtpl:160
+//line page.qtpl:161
 	}
-//line page.qtpl:160
+//line page.qtpl:161
 	qw422016.N().S(`
 
 <h2>Drills</h2>
 <section class="card scroll" tabindex="0">`)
-//line page.qtpl:163
+//line page.qtpl:164
 	if len(r.Drills) > 0 {
-//line page.qtpl:163
+//line page.qtpl:164
 		qw422016.N().S(`<table><caption>Restores that were tried, the newest first</caption><thead><tr><th scope="col">Begun</th><th scope="col">Result</th><th scope="col">Backup</th><th scope="col" class="n">Size</th><th scope="col" class="n">Restored in</th><th scope="col" class="n">Recovered in</th><th scope="col">Checked by</th></tr></thead><tbody>
 `)
-//line page.qtpl:164
+//line page.qtpl:165
 		for _, d := range r.Drills {
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.N().S(`<tr><td class="w">`)
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.E().S(moment(d.Begun))
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.N().S(`</td><td class="long">`)
-//line page.qtpl:164
+//line page.qtpl:165
 			if d.OK {
-//line page.qtpl:164
+//line page.qtpl:165
 				qw422016.N().S(`<span class="green">ok</span>`)
-//line page.qtpl:164
+//line page.qtpl:165
 			} else {
-//line page.qtpl:164
+//line page.qtpl:165
 				qw422016.N().S(`<span class="red">failed</span> `)
-//line page.qtpl:164
+//line page.qtpl:165
 				qw422016.E().S(d.Problem)
-//line page.qtpl:164
+//line page.qtpl:165
 			}
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.N().S(`</td><td><code>`)
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.E().S(d.Backup)
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.N().S(`</code></td><td class="n">`)
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.E().S(Bytes(d.Bytes))
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.N().S(`</td><td class="n">`)
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.E().S(took(d.Fetch))
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.N().S(`</td><td class="n">`)
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.E().S(took(d.Recover))
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.N().S(`</td><td>`)
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.E().S(d.CheckedBy)
-//line page.qtpl:164
+//line page.qtpl:165
 			qw422016.N().S(`</td></tr>
 `)
-//line page.qtpl:165
+//line page.qtpl:166
 		}
-//line page.qtpl:165
+//line page.qtpl:166
 		qw422016.N().S(`</tbody></table>`)
-//line page.qtpl:165
+//line page.qtpl:166
 	} else {
-//line page.qtpl:165
+//line page.qtpl:166
 		qw422016.N().S(`<p class="soft" style="margin:0">None is recorded. <code>wal-e drill</code> proves that the archive restores, and measures how long it takes.</p>`)
-//line page.qtpl:165
+//line page.qtpl:166
 	}
-//line page.qtpl:165
+//line page.qtpl:166
 	qw422016.N().S(`</section>
-`)
-//line page.qtpl:166
-	if len(r.Open) > 0 {
-//line page.qtpl:166
-		qw422016.N().S(`<h2>Pushes under way</h2>
-<section class="card scroll" tabindex="0"><table><thead><tr><th scope="col">Backup</th><th scope="col">Host</th><th scope="col">Since</th></tr></thead><tbody>
-`)
+<h2>Verification</h2>
+<section class="card" aria-label="Verification">`)
 //line page.qtpl:168
-		for _, p := range r.Open {
+	if v := r.Verified; v != nil {
 //line page.qtpl:168
-			qw422016.N().S(`<tr><td><code>`)
+		qw422016.N().S(`<p>`)
 //line page.qtpl:168
-			qw422016.E().S(p.Backup)
+		if v.Problems > 0 {
 //line page.qtpl:168
-			qw422016.N().S(`</code></td><td class="long">`)
+			qw422016.N().S(`<span class="red">`)
 //line page.qtpl:168
-			qw422016.E().S(p.Host)
+			qw422016.E().S(count(v.Problems, "problem"))
 //line page.qtpl:168
-			qw422016.N().S(`</td><td class="w">`)
+			qw422016.N().S(`</span>, the first: `)
 //line page.qtpl:168
-			qw422016.E().S(moment(p.Since))
+			qw422016.E().S(v.First)
 //line page.qtpl:168
-			if p.Stalled {
+		} else if v.Mended {
 //line page.qtpl:168
-				qw422016.N().S(` <span class="red">stalled</span>`)
+			qw422016.N().S(`<span class="green">all that was found is mended</span>`)
 //line page.qtpl:168
-			}
+		} else {
 //line page.qtpl:168
-			qw422016.N().S(`</td></tr>
-`)
+			qw422016.N().S(`<span class="green">no problems</span>`)
+//line page.qtpl:168
+		}
+//line page.qtpl:168
+		qw422016.N().S(`</p>
+<p class="soft">Found on host `)
+//line page.qtpl:169
+		qw422016.E().S(v.Host)
+//line page.qtpl:169
+		qw422016.N().S(` at `)
+//line page.qtpl:169
+		qw422016.E().S(moment(v.At))
+//line page.qtpl:169
+		qw422016.N().S(`, in `)
+//line page.qtpl:169
+		qw422016.E().S(count(v.Backups, "backup"))
+//line page.qtpl:169
+		qw422016.N().S(` of `)
+//line page.qtpl:169
+		qw422016.E().S(count(v.Packs, "pack"))
+//line page.qtpl:169
+		qw422016.N().S(`, of which `)
+//line page.qtpl:169
+		qw422016.N().D(v.ReadPacks)
+//line page.qtpl:169
+		qw422016.N().S(` `)
+//line page.qtpl:169
+		if v.ReadPacks == 1 {
+//line page.qtpl:169
+			qw422016.N().S(`was`)
+//line page.qtpl:169
+		} else {
+//line page.qtpl:169
+			qw422016.N().S(`were`)
 //line page.qtpl:169
 		}
 //line page.qtpl:169
-		qw422016.N().S(`</tbody></table></section>`)
+		qw422016.N().S(` read as a whole; WAL was `)
+//line page.qtpl:169
+		if !v.WAL {
+//line page.qtpl:169
+			qw422016.N().S(`not `)
+//line page.qtpl:169
+		}
+//line page.qtpl:169
+		qw422016.N().S(`looked for.</p>`)
+//line page.qtpl:169
+	} else {
+//line page.qtpl:169
+		qw422016.N().S(`<p class="soft">None of all backups is recorded. <code>wal-e verify --all --wal</code> proves what can be restored.</p>`)
 //line page.qtpl:169
 	}
 //line page.qtpl:169
 	qw422016.N().S(`
+`)
+//line page.qtpl:170
+	if d := r.Data; d != nil && d.Packs > 0 {
+//line page.qtpl:170
+		qw422016.N().S(`<p class="soft" style="margin:0">`)
+//line page.qtpl:170
+		if d.NeverRead == d.Packs {
+//line page.qtpl:170
+			qw422016.N().S(`No pack was read as a whole yet: <code>wal-e verify --all --read-data=5%</code> reads so much each night.`)
+//line page.qtpl:170
+		} else if d.NeverRead > 0 {
+//line page.qtpl:170
+			qw422016.N().S(`Of `)
+//line page.qtpl:170
+			qw422016.E().S(count(d.Packs, "pack"))
+//line page.qtpl:170
+			qw422016.N().S(` all but `)
+//line page.qtpl:170
+			qw422016.N().D(d.NeverRead)
+//line page.qtpl:170
+			qw422016.N().S(` were read as a whole since `)
+//line page.qtpl:170
+			qw422016.E().S(moment(d.Oldest))
+//line page.qtpl:170
+			qw422016.N().S(`.`)
+//line page.qtpl:170
+		} else {
+//line page.qtpl:170
+			qw422016.N().S(`Each of `)
+//line page.qtpl:170
+			qw422016.E().S(count(d.Packs, "pack"))
+//line page.qtpl:170
+			qw422016.N().S(` was read as a whole since `)
+//line page.qtpl:170
+			qw422016.E().S(moment(d.Oldest))
+//line page.qtpl:170
+			qw422016.N().S(`.`)
+//line page.qtpl:170
+		}
+//line page.qtpl:170
+		qw422016.N().S(`</p>`)
+//line page.qtpl:170
+	}
+//line page.qtpl:170
+	qw422016.N().S(`</section>
+`)
+//line page.qtpl:171
+	if len(r.Open) > 0 {
+//line page.qtpl:171
+		qw422016.N().S(`<h2>Pushes under way</h2>
+<section class="card scroll" tabindex="0"><table><thead><tr><th scope="col">Backup</th><th scope="col">Host</th><th scope="col">Since</th></tr></thead><tbody>
+`)
+//line page.qtpl:173
+		for _, p := range r.Open {
+//line page.qtpl:173
+			qw422016.N().S(`<tr><td><code>`)
+//line page.qtpl:173
+			qw422016.E().S(p.Backup)
+//line page.qtpl:173
+			qw422016.N().S(`</code></td><td class="long">`)
+//line page.qtpl:173
+			qw422016.E().S(p.Host)
+//line page.qtpl:173
+			qw422016.N().S(`</td><td class="w">`)
+//line page.qtpl:173
+			qw422016.E().S(moment(p.Since))
+//line page.qtpl:173
+			if p.Stalled {
+//line page.qtpl:173
+				qw422016.N().S(` <span class="red">stalled</span>`)
+//line page.qtpl:173
+			}
+//line page.qtpl:173
+			qw422016.N().S(`</td></tr>
+`)
+//line page.qtpl:174
+		}
+//line page.qtpl:174
+		qw422016.N().S(`</tbody></table></section>`)
+//line page.qtpl:174
+	}
+//line page.qtpl:174
+	qw422016.N().S(`
 </main>
 <footer>Made by wal-e `)
-//line page.qtpl:171
+//line page.qtpl:176
 	qw422016.E().S(r.Program)
-//line page.qtpl:171
+//line page.qtpl:176
 	qw422016.N().S(`. All times are UTC; sizes count 1024 bytes to the KiB.</footer>
 </body>
 </html>
 `)
-//line page.qtpl:174
+//line page.qtpl:179
 }
 
-//line page.qtpl:174
+//line page.qtpl:179
 func writepage(qq422016 qtio422016.Writer, r *Report) {
-//line page.qtpl:174
+//line page.qtpl:179
 	qw422016 := qt422016.AcquireWriter(qq422016)
-//line page.qtpl:174
+//line page.qtpl:179
 	streampage(qw422016, r)
-//line page.qtpl:174
+//line page.qtpl:179
 	qt422016.ReleaseWriter(qw422016)
-//line page.qtpl:174
+//line page.qtpl:179
 }
 
-//line page.qtpl:174
+//line page.qtpl:179
 func page(r *Report) string {
-//line page.qtpl:174
+//line page.qtpl:179
 	qb422016 := qt422016.AcquireByteBuffer()
-//line page.qtpl:174
+//line page.qtpl:179
 	writepage(qb422016, r)
-//line page.qtpl:174
+//line page.qtpl:179
 	qs422016 := string(qb422016.B)
-//line page.qtpl:174
+//line page.qtpl:179
 	qt422016.ReleaseByteBuffer(qb422016)
-//line page.qtpl:174
+//line page.qtpl:179
 	return qs422016
-//line page.qtpl:174
+//line page.qtpl:179
 }
