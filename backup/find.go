@@ -169,7 +169,7 @@ func (cfg FindConfig) notFound(ctx context.Context, q query, unreadable []error)
 		of = " of system " + cfg.System
 	}
 	if q.latest {
-		return fmt.Errorf("no backups found for fetching%s in %s: %w", of, cfg.Bucket.URL(), storage.ErrNotExist)
+		return fmt.Errorf("no backup%s in %s: %w", of, cfg.Bucket.URL(), storage.ErrNotExist)
 	}
 	runs, err := chunkstore.Runs(ctx, cfg.Bucket)
 	if err != nil {
@@ -184,5 +184,5 @@ func (cfg FindConfig) notFound(ctx context.Context, q query, unreadable []error)
 			return fmt.Errorf("backup %s isn't complete: its push has not ended: %w", r.Ref, storage.ErrNotExist)
 		}
 	}
-	return fmt.Errorf("no backups found for fetching: %s%s in %s: %w", cfg.Query, of, cfg.Bucket.URL(), storage.ErrNotExist)
+	return fmt.Errorf("no backup %s%s in %s: %w", cfg.Query, of, cfg.Bucket.URL(), storage.ErrNotExist)
 }

@@ -221,7 +221,7 @@ func (v *verifier) run(ctx context.Context) error {
 		return err
 	}
 	if len(v.backups) == 0 && v.query != (query{}) && unknown == 0 {
-		return fmt.Errorf("backup %s: %w in %s", v.cfg.Query, storage.ErrNotExist, v.cfg.Bucket.URL())
+		return fmt.Errorf("no backup %s in %s: %w", v.cfg.Query, v.cfg.Bucket.URL(), storage.ErrNotExist)
 	}
 	v.store, err = chunkstore.Open(ctx, v.cfg.Bucket, v.cfg.Log)
 	if errors.Is(err, chunkstore.ErrNoPrefix) && len(v.backups) == 0 {

@@ -240,7 +240,8 @@ func (v *verifier) storeLedger(ctx context.Context, ended bool) error {
 	if v.chosen != nil {
 		v.report.Share = v.shareReport()
 	}
-	ended = ended && v.cfg.Record && v.query == query{}
+	// Where there is nothing, nothing was proven.
+	ended = ended && v.cfg.Record && v.query == query{} && len(v.report.Backups)+len(v.report.Problems) > 0
 	if ended {
 		v.ledger.last = v.result(now)
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -70,7 +71,8 @@ func backupList(ctx context.Context, s *session, query string, detail, asJSON bo
 const hintBackups = "wal-e backup-list prints those that there are."
 
 // explainQuery puts the errors about the name of a backup into the words of
-// classic WAL-E.
+// classic WAL-E, of which backup-list and backup-fetch are commands; for others there
+// is explainMissing.
 func explainQuery(query string, err error) error {
 	switch {
 	case errors.Is(err, backup.ErrBadQuery):
@@ -91,6 +93,46 @@ func explainQuery(query string, err error) error {
 		}
 	}
 	return err
+}
+
+// shownBackups is how many backups are named when another one was asked for.
+const shownBackups = 5
+
+// explainMissing says of an error of Find that there is no such backup, and which
+// there are. What the command does is what can't be done to a classic one.
+func (s *session) explainMissing(ctx context.Context, b storage.Bucket, query, does string, err error) error {
+	if !errors.Is(err, storage.ErrNotExist) {
+		return explainQuery(query, err)
+	}
+	switch classic, ok, cerr := classicInstead(ctx, b, query, nil, err); {
+	case cerr != nil:
+		return cerr
+	case ok:
+		return &message{
+			kind: fault.NotClassic,
+			text: fmt.Sprintf("backup %s is a classic one, which can't be %s", classic.Name, does),
+			hint: "`wal-e import` makes a backup of it that can be; or restore it with `wal-e backup-fetch`.",
+		}
+	}
+	list, lerr := listBoth(ctx, b, "", false)
+	if lerr != nil && list == nil {
+		return errors.Join(err, lerr)
+	}
+	m := &message{kind: fault.NoBackup, text: strings.TrimSuffix(err.Error(), ": "+storage.ErrNotExist.Error()), hint: hintBackups, err: err}
+	if len(list) == 0 {
+		m.detail, m.hint = "This prefix holds no backups at all.", "See that the prefix is the right one; `wal-e backup-push` takes a first backup."
+		return m
+	}
+	slices.SortStableFunc(list, func(a, b listed) int { return b.LastModified.Compare(a.LastModified) })
+	var names []string
+	for _, l := range list[:min(len(list), shownBackups)] {
+		names = append(names, l.Name)
+	}
+	m.detail = fmt.Sprintf("This prefix holds %s: %s.", counted(len(list), "backup"), strings.Join(names, ", "))
+	if len(list) > shownBackups {
+		m.detail = fmt.Sprintf("This prefix holds %d backups, the newest of them %s.", len(list), strings.Join(names, ", "))
+	}
+	return m
 }
 
 // printList writes the classic table. Without detail its columns are there but

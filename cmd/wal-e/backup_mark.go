@@ -70,7 +70,7 @@ func backupMark(ctx context.Context, s *session, f markFlags, name string) error
 	}
 	found, err := backup.Find(ctx, backup.FindConfig{Bucket: b, Query: name, System: f.system})
 	if err != nil {
-		return explainQuery(name, err)
+		return s.explainMissing(ctx, b, name, "marked", err)
 	}
 	m := gc.Marker{Bucket: b, Host: hostname()}
 	text, detail := "backup may be deleted again", "Backup "+found.Ref.String()+"."

@@ -129,8 +129,8 @@ func TestBackupMarkWords(t *testing.T) {
 		words []string
 	}{
 		{"--keep nonsense", 1, []string{"invalid backup query submitted", "HINT: Want LATEST"}},
-		{"--keep base_00000001000000000000000A_00000040", 1, []string{"no backups found for fetching", hintBackups}},
-		{"--keep --system 1 LATEST", 1, []string{"no backups found for fetching"}},
+		{"--keep base_00000001000000000000000A_00000040", 1, []string{"no backup base_00000001000000000000000A_00000040 in file://", "This prefix holds 2 backups: " + secondBackup + ", " + firstBackup + ".", hintBackups}},
+		{"--keep --system 1 LATEST", 1, []string{"no backup of system 1 in file://", "This prefix holds 2 backups: "}},
 		{"--keep --system x LATEST", 2, []string{"--system"}},
 		{"--keep --until yesterday LATEST", 2, []string{"is not a time"}},
 		{"--keep --release LATEST", 2, []string{"want either --keep"}},

@@ -173,7 +173,7 @@ func (d *drilling) prepare(ctx context.Context, query string) error {
 	}
 	d.found, err = backup.Find(ctx, backup.FindConfig{Bucket: d.bucket, Query: query, System: d.f.system, Recover: d.recovery})
 	if err != nil {
-		return explainQuery(query, err)
+		return d.s.explainMissing(ctx, d.bucket, query, "drilled", err)
 	}
 	d.store, err = chunkstore.Open(ctx, d.bucket, d.s.log)
 	if err != nil {

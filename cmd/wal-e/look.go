@@ -121,7 +121,7 @@ func (s *session) openTree(ctx context.Context, b storage.Bucket, system, query 
 		}
 	}
 	if err != nil {
-		return nil, explainQuery(query, err)
+		return nil, s.explainMissing(ctx, b, query, "looked into", err)
 	}
 	store, err := chunkstore.Open(ctx, b, s.log)
 	if err != nil {

@@ -101,7 +101,7 @@ func TestLook(t *testing.T) {
 		a.fails(t, c, 1, []string{"no nothing in backup"}, "ls", first, "nothing")
 		a.fails(t, c, 1, []string{"leads out of the data directory"}, "cat", first, "../../etc/passwd")
 		a.fails(t, c, 1, []string{"is no file"}, "cat", first, "base")
-		a.fails(t, c, 1, []string{"no backups found"}, "ls", "base_0000000100000000000000FF_00000028")
+		a.fails(t, c, 1, []string{"no backup base_0000000100000000000000FF_00000028 in file://", "This prefix holds 2 backups: ", first}, "ls", "base_0000000100000000000000FF_00000028")
 
 		// A pack that is lost is named; nothing is said to be whole.
 		packs, err := filepath.Glob(filepath.Join(a.prefix, "chunks_006", "packs", "*", "*"))

@@ -33,7 +33,8 @@ every list of chunks reads back, and that every chunk is where it should be.
 --read-data also reads every pack and checks every chunk in it; --wal looks for
 the WAL from the start of each backup to its end, and reads that too with
 --read-data. Problems are printed, each with its object, the backups and the
-first of the files that it costs; the exit status is then 1.
+first of the files that it costs; the exit status is then 1, and also when there is
+no backup at all, for nothing is proven then.
 
 --read-data=5% or --read-data=10GB reads that share of the packs, those first
 that were read longest ago: run each night, it reads everything in its turn. WAL
@@ -131,18 +132,22 @@ func verify(ctx context.Context, s *session, f verifyFlags, query string) error 
 		err = nil // the query means a classic one
 	}
 	if err != nil && ours == 0 {
-		if query != "" && errors.Is(err, storage.ErrNotExist) {
-			return &message{kind: fault.NoBackup, text: fmt.Sprintf("no backup %s in %s", query, s.prefix), hint: hintBackups, err: err}
-		}
-		return explainQuery(query, err)
+		return s.explainMissing(ctx, b, query, "verified", err)
 	}
 	if report == nil {
 		report = &backup.VerifyReport{}
 	}
+	if ours == 0 && len(classic) == 0 {
+		// It must not look like proof to whoever reads the exit status only.
+		err = errors.Join(err, &message{
+			kind: fault.NoBackup, text: fmt.Sprintf("there is nothing to verify: no backup in %s", s.prefix),
+			hint: "See that the prefix is the right one; `wal-e backup-push` takes a first backup.",
+		})
+	}
 	if f.json {
 		return errors.Join(err, classicDamage(classic), json.NewEncoder(s.stdout).Encode(verifyReport{report, classic}))
 	}
-	if ours > 0 || len(classic) == 0 {
+	if ours > 0 {
 		err = errors.Join(err, printVerified(s.stdout, report, f))
 	}
 	return errors.Join(err, printClassicVerified(s.stdout, classic, f.withoutShare()), classicDamage(classic))
