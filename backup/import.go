@@ -189,7 +189,7 @@ func (i *importer) copy(ctx context.Context, name string) (*PushResult, error) {
 			break
 		}
 		if round == maxRounds {
-			return nil, fault.Fenced.Errorf("%d packs are gone or condemned again and again, %s the first: is something removing objects from %s?",
+			return nil, fault.Fenced.Errorf("packs are gone or condemned again and again (%d, the first %s): is something removing objects from %s?",
 				len(bad), chunkstore.PackKey(bad[0]), p.cfg.Bucket.URL())
 		}
 		p.push.Ban(bad)
@@ -368,7 +368,7 @@ func (i *importer) describe(ctx context.Context, name string, wal map[string][]b
 		return err
 	}
 	if n := len(i.leftOut); n > 0 {
-		p.log.WarnContext(ctx, "links were left out", "detail", fmt.Sprintf("%d links, %s the first, lead out of the data directory.", n, i.leftOut[0]))
+		p.log.WarnContext(ctx, "links were left out", "detail", fmt.Sprintf("Out of the data directory: %s, %s the first.", counted(n, "link"), i.leftOut[0]))
 	}
 	writer, err := p.push.NewWriter()
 	if err != nil {

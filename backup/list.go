@@ -260,3 +260,11 @@ func (b validBackup) listed() Listed {
 		Epoch: b.epoch,
 	}
 }
+
+// counted is a number of things for people: 1 pack, 2 packs.
+func counted[N int | int64](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}

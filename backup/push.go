@@ -389,11 +389,11 @@ func (p *pusher) copyFiles(ctx context.Context, selection SelectConfig) error {
 			return nil
 		}
 		if round == maxRounds {
-			return fault.Fenced.Errorf("%d packs are gone or condemned again and again, %s the first: is something removing objects from %s?",
+			return fault.Fenced.Errorf("packs are gone or condemned again and again (%d, the first %s): is something removing objects from %s?",
 				len(bad), chunkstore.PackKey(bad[0]), p.cfg.Bucket.URL())
 		}
 		p.log.WarnContext(ctx, "packs went away while they were referenced; reading the cluster again",
-			"detail", fmt.Sprintf("%d packs, %s the first.", len(bad), chunkstore.PackKey(bad[0])))
+			"detail", fmt.Sprintf("Of %s, %s is the first.", counted(len(bad), "pack"), chunkstore.PackKey(bad[0])))
 		p.push.Ban(bad)
 	}
 }
@@ -468,8 +468,8 @@ func (p *pusher) doubt(ctx context.Context, c *copier) bool {
 	}
 	first := c.notes.unvouched[0]
 	p.log.ErrorContext(ctx, "files changed although their size, times and inode didn't; reading all files",
-		"detail", fmt.Sprintf("%d files, %s the first, read before at %s. Backups since then may hold its old bytes.",
-			len(c.notes.unvouched), first.path, time.Unix(first.read, 0).UTC().Format(time.RFC3339)),
+		"detail", fmt.Sprintf("Of %s, %s is the first, read before at %s. Backups since then may hold its old bytes.",
+			counted(len(c.notes.unvouched), "file"), first.path, time.Unix(first.read, 0).UTC().Format(time.RFC3339)),
 		"hint", "This backup has what the files hold now. Look for a failing disk, or for programs that write below the file system; until it is found use backup-push --rescan.")
 	return true
 }
@@ -517,7 +517,7 @@ func (p *pusher) commit(ctx context.Context) (*PushResult, error) {
 	p.manifest.Pages = p.pages.report()
 	if n := p.manifest.Pages.Failed; n > 0 {
 		bad := p.manifest.Pages.Failures[0]
-		detail := fmt.Sprintf("%d pages, the first: block %d of %s has checksum %d, which should be %d.", n, bad.Block, bad.Path, bad.Found, bad.Expected)
+		detail := fmt.Sprintf("Of %s the first: block %d of %s has checksum %d, which should be %d.", counted(n, "page"), bad.Block, bad.Path, bad.Found, bad.Expected)
 		if p.cfg.FailOnCorruption {
 			return nil, fault.BadPages.Errorf("pages with wrong checksums: %s", detail)
 		}

@@ -47,8 +47,8 @@ func (r *RecoverConfig) choose(ctx context.Context, backups []*Backup) (*Backup,
 	if r.Timeline != "" {
 		err = fmt.Errorf("%w, timeline %s", err, r.Timeline)
 	}
-	return nil, fmt.Errorf("%w): it needs one that was complete before it; the oldest of %d backups, %s, was at %s, LSN %s, on timeline %d",
-		err, len(backups), oldest.Ref, oldest.Manifest.Stopped.UTC().Format(time.RFC3339), oldest.Manifest.StopLSN, oldest.Manifest.Timeline)
+	return nil, fmt.Errorf("%w): it needs one that was complete before it; the oldest of %s, %s, was at %s, LSN %s, on timeline %d",
+		err, counted(len(backups), "backup"), oldest.Ref, oldest.Manifest.Stopped.UTC().Format(time.RFC3339), oldest.Manifest.StopLSN, oldest.Manifest.Timeline)
 }
 
 // checkReach tells whether the backup was complete before the target.

@@ -189,8 +189,8 @@ func Verify(ctx context.Context, cfg VerifyConfig) (report *VerifyReport, err er
 	err = errors.Join(err, v.storeLedger(ctx, err == nil))
 	if err == nil && len(v.report.Problems) > 0 && !v.report.Mended {
 		first := v.report.Problems[0]
-		err = fmt.Errorf("%w: %d objects of %s, the first: %s: %s",
-			ErrProblems, len(v.report.Problems), cfg.Bucket.URL(), first.Object, first.Text)
+		err = fmt.Errorf("%w: %s of %s, the first: %s: %s",
+			ErrProblems, counted(len(v.report.Problems), "object"), cfg.Bucket.URL(), first.Object, first.Text)
 	}
 	return v.report, err
 }

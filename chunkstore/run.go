@@ -160,7 +160,7 @@ func (p *Push) prepare(ctx context.Context) error {
 	if len(d.missing) > 0 {
 		p.stats.Missing = len(d.missing)
 		p.log.WarnContext(ctx, "packs of the newest backup are gone from the store",
-			"detail", fmt.Sprintf("%d packs are missing, %s the first. Backup %s and others that need them can't be restored in full.",
+			"detail", fmt.Sprintf("Missing packs: %d, the first %s. Backup %s and others that need them can't be restored in full.",
 				len(d.missing), PackKey(d.missing[0]), d.parents[0]),
 			"hint", "What this push finds in the cluster is stored again. Run `wal-e verify --all`, and look for a lifecycle rule or a person that removes objects.")
 	}
@@ -333,7 +333,7 @@ func (p *Push) Commit(ctx context.Context, manifest any) error {
 		return err
 	}
 	if len(bad) > 0 {
-		return fault.Fenced.Errorf("%d packs that the backup needs were removed or condemned while it was taken, %s the first: "+
+		return fault.Fenced.Errorf("packs that the backup needs were removed or condemned while it was taken (%d, the first %s): "+
 			"run the backup again", len(bad), PackKey(bad[0]))
 	}
 	sparse, dead := p.sparsePacks()

@@ -243,7 +243,7 @@ func printPushed(w io.Writer, r *backup.PushResult, c storage.Counts, asJSON boo
 	if asJSON {
 		return json.NewEncoder(w).Encode(p)
 	}
-	_, err := fmt.Fprintf(w, "%s\n  %d files, %s; %s read, %s unread, %s new, %s stored; %s dead in shared packs; %d requests, %.1f s\n",
-		p.Name, p.Files, bytesText(p.Bytes), bytesText(p.Read), bytesText(p.Unread), bytesText(p.New), bytesText(p.Stored), bytesText(p.Dead), p.Requests, p.Seconds)
+	_, err := fmt.Fprintf(w, "%s\n  %s, %s; %s read, %s unread, %s new, %s stored; %s dead in shared packs; %s, %.1f s\n",
+		p.Name, counted(p.Files, "file"), bytesText(p.Bytes), bytesText(p.Read), bytesText(p.Unread), bytesText(p.New), bytesText(p.Stored), bytesText(p.Dead), counted(p.Requests, "request"), p.Seconds)
 	return err
 }

@@ -247,8 +247,8 @@ func (s *session) errLostKeys(epochs []chunkstore.Secrets) error {
 	return &message{
 		kind: fault.NoHostKeys,
 		text: fmt.Sprintf("%s is encrypted, and this host doesn't have its keys", s.prefix),
-		detail: fmt.Sprintf("The prefix has %d epochs, %s the newest, and %s isn't there.",
-			len(epochs), newestSecrets(epochs).Epoch, s.hostKeysPath()),
+		detail: fmt.Sprintf("The prefix has %s, %s the newest, and %s isn't there.",
+			counted(len(epochs), "epoch"), newestSecrets(epochs).Epoch, s.hostKeysPath()),
 		hint: "Pipe `wal-e key export-host` of a host that has them into `wal-e key import-host`; or, with a private key, run `wal-e key recover`; " +
 			"or begin anew with `wal-e key init --new-epoch`, which stores everything once more and loses nothing.",
 	}

@@ -138,7 +138,7 @@ func TestGapRunbook(t *testing.T) {
 	r.next(t, c, "wal-show")
 	push := r.blocks[0]
 	r.next(t, c, "wal-push")
-	r.fails(t, nil, 1, []string{"1 segments are missing: " + lost}, "wal-verify")
+	r.fails(t, nil, 1, []string{"1 segment is missing: " + lost}, "wal-verify")
 	r.vars[1] = "LOST=" + lost
 	r.blocks = append([]string{push}, r.blocks...)
 	r.next(t, c, "wal-push")

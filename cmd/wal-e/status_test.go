@@ -70,7 +70,7 @@ func TestStatus(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil || r.code != 1 || report.OK || report.Waiting != 2 || len(report.Open) != 1 || !report.Open[0].Stalled || report.Clusters[0].Missing != 1 {
 		t.Errorf("status %d, %v: %s", r.code, err, r.stdout)
 	}
-	for _, want := range []string{"the last backup, ", "segments are missing: " + gap, "the push of " + p.Name, "the last drill", "2 WAL files wait"} {
+	for _, want := range []string{"the last backup, ", "1 segment is missing: " + gap, "the push of " + p.Name, "the last drill", "2 WAL files wait"} {
 		found := false
 		for _, p := range report.Problems {
 			found = found || strings.Contains(p.Problem, want) && p.Todo != ""

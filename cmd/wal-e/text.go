@@ -30,11 +30,19 @@ func hostname() string {
 }
 
 // counted is a number of things for people: 1 pack, 2 packs.
-func counted[N int | int64](n N, thing string) string {
+func counted[N int | int64 | uint64](n N, thing string) string {
 	if n == 1 {
 		return "1 " + thing
 	}
 	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// areMissing says so of a number of segments: 1 segment is missing.
+func areMissing(segments uint64) string {
+	if segments == 1 {
+		return "1 segment is missing"
+	}
+	return fmt.Sprintf("%d segments are missing", segments)
 }
 
 // age is how long ago something was, for people: in the largest unit of which it

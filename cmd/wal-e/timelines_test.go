@@ -76,10 +76,10 @@ func testGap(t *testing.T, a *archive, c *pgtest.Cluster) {
 		t.Fatal(err)
 	}
 	alarm := "no base backup recovers to the newest WAL, timeline 2"
-	a.fails(t, nil, 1, []string{"1 segments are missing: " + lost, alarm}, "wal-verify")
+	a.fails(t, nil, 1, []string{"1 segment is missing: " + lost, alarm}, "wal-verify")
 	a.fails(t, nil, 1, []string{"known gap: " + lost, alarm}, "wal-verify", "--known-gap", lost)
 	a.push(t, c)
-	a.fails(t, nil, 1, []string{"1 segments are missing: " + lost}, "wal-verify")
+	a.fails(t, nil, 1, []string{"1 segment is missing: " + lost}, "wal-verify")
 	r := a.must(t, nil, "wal-verify", "--read-data", "--json", "--known-gap", lost)
 	var verdict struct {
 		OK      bool

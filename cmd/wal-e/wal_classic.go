@@ -121,11 +121,7 @@ func (l *classicLog) problems() []string {
 	var problems []string
 	for _, g := range l.gaps {
 		if g.Needed && !g.Known {
-			missing := g.First
-			if g.Segments > 1 {
-				missing += " to " + g.Last
-			}
-			problems = append(problems, fmt.Sprintf("classic layout: %d segments are missing: %s", g.Segments, missing))
+			problems = append(problems, fmt.Sprintf("classic layout: %s: %s", areMissing(g.Segments), g.names()))
 		}
 	}
 	return problems
@@ -134,7 +130,7 @@ func (l *classicLog) problems() []string {
 // printClassic prints the WAL of the classic layout, as wal-show does.
 func printClassic(w io.Writer, logs []*classicLog) error {
 	for _, l := range logs {
-		if _, err := fmt.Fprintf(w, "classic layout, timeline %d: %d segments, %s to %s\n", l.timeline, l.segments, l.first, l.last); err != nil {
+		if _, err := fmt.Fprintf(w, "classic layout, timeline %d: %s, %s to %s\n", l.timeline, counted(l.segments, "segment"), l.first, l.last); err != nil {
 			return err
 		}
 		for _, g := range l.gaps {
@@ -142,7 +138,7 @@ func printClassic(w io.Writer, logs []*classicLog) error {
 			if g.Needed {
 				why = "a backup needs it"
 			}
-			if _, err := fmt.Fprintf(w, "  missing: %s to %s, %d segments; %s\n", g.First, g.Last, g.Segments, why); err != nil {
+			if _, err := fmt.Fprintf(w, "  missing: %s; %s\n", g, why); err != nil {
 				return err
 			}
 		}

@@ -28,7 +28,7 @@ func TestClassicWALVerify(t *testing.T) {
 	lost := "000000010000000000000006-000000010000000000000007"
 	a.fails(t, nil, 1, []string{"2 segments are missing: 000000010000000000000006 to 000000010000000000000007"}, "wal-verify")
 	r := a.must(t, nil, "wal-verify", "--known-gap", lost)
-	if want := "missing: 000000010000000000000003 to 000000010000000000000003, 1 segments; no backup needs it"; !strings.Contains(r.stdout, want) {
+	if want := "missing: 000000010000000000000003, 1 segment; no backup needs it"; !strings.Contains(r.stdout, want) {
 		t.Errorf("wal-verify lacks %q:\n%s", want, r.stdout)
 	}
 	path := filepath.Join(a.prefix, "wal_005", "000000010000000000000008.lzo")

@@ -167,6 +167,17 @@ type walGap struct {
 	Known    bool   `json:"known"`
 }
 
+// names are the segments of the gap: the one, or the first and the last.
+func (g walGap) names() string {
+	if g.First == g.Last {
+		return g.First
+	}
+	return g.First + " to " + g.Last
+}
+
+// String has the names and how many there are.
+func (g walGap) String() string { return g.names() + ", " + counted(g.Segments, "segment") }
+
 type walWindow struct {
 	Backup     string            `json:"backup"`
 	Timeline   postgres.Timeline `json:"timeline"` // to which it recovers
@@ -276,7 +287,7 @@ func (r *walReport) addSystem(logs []*wal.Log, bases []wal.Base, known []knownGa
 			g.Known = slices.ContainsFunc(known, func(k knownGap) bool { return k.covers(g) })
 			t.Gaps = append(t.Gaps, g)
 			if g.Needed && !g.Known {
-				complain("%d segments are missing: %s", g.Segments, gap)
+				complain("%s: %s", areMissing(g.Segments), gap)
 			}
 		}
 		s.Timelines = append(s.Timelines, t)
@@ -407,7 +418,7 @@ func (r *walReport) print(w io.Writer) error {
 				if g.Needed {
 					why = "a backup needs it"
 				}
-				fmt.Fprintf(w, "  missing: %s to %s, %d segments; %s\n", g.First, g.Last, g.Segments, why)
+				fmt.Fprintf(w, "  missing: %s; %s\n", g, why)
 			}
 		}
 		t = tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -436,12 +447,12 @@ func (r *walReport) printVerdict(w io.Writer) error {
 			segments += tl.Segments
 			for _, g := range tl.Gaps {
 				if g.Known {
-					fmt.Fprintf(w, "known gap: %s to %s\n", g.First, g.Last)
+					fmt.Fprintf(w, "known gap: %s\n", g.names())
 				}
 			}
 		}
-		if _, err := fmt.Fprintf(w, "system %s: %d segments on %d timelines, %d ways to recover\n",
-			s.System, segments, len(s.Timelines), len(s.Windows)); err != nil {
+		if _, err := fmt.Fprintf(w, "system %s: %s on %s, %s to recover\n",
+			s.System, counted(segments, "segment"), counted(len(s.Timelines), "timeline"), counted(len(s.Windows), "way")); err != nil {
 			return err
 		}
 	}
@@ -450,7 +461,7 @@ func (r *walReport) printVerdict(w io.Writer) error {
 	}
 	verdict := "ok"
 	if !r.OK {
-		verdict = fmt.Sprintf("NOT OK: %d problems", len(r.Problems))
+		verdict = "NOT OK: " + counted(len(r.Problems), "problem")
 	}
 	_, err := fmt.Fprintln(w, verdict)
 	return err
