@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -35,7 +37,8 @@ private socket only, connects to nobody, and doesn't read the cluster's own
 postgresql.conf. It needs the programs of the backup's PostgreSQL release on
 this host, room for the cluster, and not to be root.
 
-A drill that fails ends with status 1; its folder stays with --keep.`
+A drill that fails ends with status 1; its folder stays with --keep. What a drill
+leaves that is killed, the next one with the same --scratch removes.`
 
 type drillFlags struct {
 	scratch, bindir, query, database, targetTime, targetLSN, system string
@@ -154,10 +157,11 @@ type drilling struct {
 
 	recovery *backup.RecoverConfig
 	programs string
-	folder   string // below the scratch folder
+	folder   *drill.Folder // below the scratch folder
 }
 
-// prepare finds out all that can be known before anything is written.
+// prepare finds out all that can be known before anything is written, and removes
+// what drills left that were killed.
 func (d *drilling) prepare(ctx context.Context, query string) error {
 	if os.Getuid() == 0 {
 		return &message{
@@ -192,6 +196,7 @@ func (d *drilling) prepare(ctx context.Context, query string) error {
 			err:  err,
 		}
 	}
+	d.removeStale(ctx)
 	if err := d.checkSpace(); err != nil {
 		return err
 	}
@@ -200,6 +205,24 @@ func (d *drilling) prepare(ctx context.Context, query string) error {
 		Begun: time.Now().UTC(), Host: hostname(), Program: version,
 	}
 	return nil
+}
+
+// removeStale removes what drills left that were killed: a cluster each, which takes
+// room that this one needs.
+func (d *drilling) removeStale(ctx context.Context) {
+	for _, parent := range slices.Compact([]string{d.f.scratch, os.TempDir()}) {
+		removed, unknown, err := drill.RemoveStale(parent)
+		if len(removed) > 0 {
+			d.s.log.InfoContext(ctx, "removed what drills had left that were killed", "detail", strings.Join(removed, "\n"))
+		}
+		if len(unknown) > 0 {
+			d.s.log.WarnContext(ctx, "folders of drills stay: it is not known whether these still run", "detail", strings.Join(unknown, "\n"),
+				"hint", "A wal-e made them that took no lock. Remove them when no drill of it runs.")
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			d.s.log.WarnContext(ctx, "folders of drills that were killed may be left", "detail", err.Error())
+		}
+	}
 }
 
 // checkSpace refuses a cluster that doesn't fit: the disk may be another server's.
@@ -222,20 +245,18 @@ func (d *drilling) checkSpace() error {
 
 // run restores, recovers, checks and cleans up.
 func (d *drilling) run(ctx context.Context) (err error) {
-	if d.folder, err = os.MkdirTemp(d.f.scratch, "wal-e-drill-"); err != nil {
+	if d.folder, err = drill.MakeFolder(d.f.scratch); err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil && d.f.keep {
-			d.s.log.WarnContext(ctx, "the folder of the drill was left", "detail", d.folder)
+			d.s.log.WarnContext(ctx, "the folder of the drill was left", "detail", d.folder.Path, "hint", "No drill removes it: do so when you have seen enough.")
+			err = errors.Join(err, d.folder.Keep())
 			return
 		}
-		err = errors.Join(err, os.RemoveAll(d.folder))
+		err = errors.Join(err, d.folder.Remove())
 	}()
-	if d.folder, err = filepath.Abs(d.folder); err != nil { // links of tablespaces lead here
-		return err
-	}
-	data := filepath.Join(d.folder, "data")
+	data := filepath.Join(d.folder.Path, "data") // absolute: links of tablespaces lead here
 	if err := timed(&d.report.FetchSeconds, func() error { return d.fetch(ctx, data) }); err != nil {
 		return err
 	}
@@ -263,7 +284,7 @@ func timed(seconds *float64, f func() error) error {
 func (d *drilling) fetch(ctx context.Context, data string) error {
 	spaces := make(map[string]string)
 	for _, t := range d.found.Manifest.Tablespaces {
-		spaces[fmt.Sprint(t.OID)] = filepath.Join(d.folder, "tablespaces", fmt.Sprint(t.OID))
+		spaces[fmt.Sprint(t.OID)] = filepath.Join(d.folder.Path, "tablespaces", fmt.Sprint(t.OID))
 	}
 	meter, stop := d.s.meter(ctx)
 	defer stop()

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -128,6 +129,33 @@ func TestKilledDrill(t *testing.T) {
 			_ = syscall.Kill(server, syscall.SIGQUIT) // so that the test leaves nothing
 			t.Fatal("the server of a drill that was killed runs on")
 		}
+	}
+
+	// What it left, a cluster and the folder of the server, the next one removes.
+	folders := func() []string {
+		t.Helper()
+		found, err := filepath.Glob(filepath.Join(scratch, "wal-e-drill-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	left := folders()
+	if len(left) != 2 {
+		t.Fatalf("folders that are left: %q, want two", left)
+	}
+	a.env = append(a.env, "TMPDIR="+scratch)
+	again := []string{"drill", "--scratch", scratch, "--pg-bindir=" + pgtest.Require(t, 15).Bin, "--no-record", "--no-amcheck"}
+	a.fails(t, nil, 0, append([]string{"removed what drills had left that were killed"}, left...), again...)
+	if now := folders(); len(now) > 0 {
+		t.Errorf("folders after a drill that ended: %q", now)
+	}
+	// One that is kept on purpose stays.
+	a.fails(t, nil, 1, []string{"the folder of the drill was left"}, append(again, "--keep", "--query", "SELECT 1 WHERE false")...)
+	kept := folders()
+	a.must(t, nil, again...)
+	if now := folders(); len(now) != 1 || !slices.Equal(now, kept) {
+		t.Errorf("folders after another drill: %q, want %q, which is kept", now, kept)
 	}
 }
 

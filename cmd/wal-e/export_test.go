@@ -166,7 +166,7 @@ func TestExportRefuses(t *testing.T) {
 	}
 	to := newArchive(t)
 	a.fails(t, nil, 2, []string{"say where to"}, "export", "LATEST")
-	a.fails(t, nil, 1, []string{"no backups found"}, "export", "--to", to.prefix, "base_000000010000000000000009_00000040")
+	a.fails(t, nil, 1, []string{"no backup base_000000010000000000000009_00000040 in"}, "export", "--to", to.prefix, "base_000000010000000000000009_00000040")
 
 	whole, err := os.ReadFile(packs[0])
 	if err != nil {

@@ -35,8 +35,9 @@ type Config struct {
 type Server struct {
 	cfg     Config
 	version postgres.Version
-	private string // folder of the socket and of our configuration, mode 0700
-	user    string // a superuser of the cluster
+	folder  *Folder // nil until Start has made it
+	private string  // its path: it has the socket and our configuration
+	user    string  // a superuser of the cluster
 	dropped []string
 
 	cmd  *exec.Cmd
@@ -92,9 +93,10 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return s, err
 	}
 	// The path of a socket is short, so it can't be below Dir, which may not be.
-	if s.private, err = os.MkdirTemp("", "wal-e-drill-"); err != nil {
+	if s.folder, err = MakeFolder(os.TempDir()); err != nil {
 		return s, err
 	}
+	s.private = s.folder.Path
 	settings, err := s.settings(ctx)
 	if err != nil {
 		return s, err
@@ -335,8 +337,8 @@ func (s *Server) Stop() error {
 			return err
 		}
 	}
-	if s.private != "" {
-		err = errors.Join(err, os.RemoveAll(s.private))
+	if s.folder != nil {
+		err = errors.Join(err, s.folder.Remove())
 	}
 	return err
 }
