@@ -168,17 +168,33 @@ func (p *Prefix) create(ctx context.Context, b storage.Bucket) error {
 const formatText = `This is an archive of PostgreSQL base backups and WAL, written by wal-e.
 
 basebackups_006/base_<SEGMENT>_<OFFSET>/<RUN>.intent    a backup was begun
-basebackups_006/base_<SEGMENT>_<OFFSET>/<RUN>.outcome   it ended: COMMIT or ABORT; the manifest is inside
+basebackups_006/base_<SEGMENT>_<OFFSET>/<RUN>.outcome   it ended: commit or abort; the manifest is inside
 deleted_006/base_<SEGMENT>_<OFFSET>/<RUN>               it was deleted
+marks_006/base_<SEGMENT>_<OFFSET>/<RUN>/<U>.keep        it is to be kept; the last by name counts,
+marks_006/base_<SEGMENT>_<OFFSET>/<RUN>/<U>.release     which may also release it again
 chunks_006/packs/<RUN>/<n>                              packs of compressed chunks of files
 chunks_006/index/<RUN>/<n>                              which chunks those packs hold
-chunks_006/condemned/<G>                                packs that are about to be removed
+chunks_006/condemned/<G>                                packs that are about to be removed,
+chunks_006/condemned/<G>.grace                          and which backups under way that waits for
 chunks_006/config/<n>                                   parameters; the highest n counts
+chunks_006/keys/<EPOCH>/<n>.pgp                         keys of encrypted backups, as OpenPGP messages
+chunks_006/copies                                       this archive is a copy of another one
 wal_006/<SYSTEM>/<FILE>                                 WAL files: zstd -d gives the file
+copies_006/<RUN>                                        when the archive was copied, and where to
+drills_006/<RUN>                                        what a trial restore found
+verified_006/<RUN>                                      what was read and found whole, and when
+probe_006/<RUN>                                         left by a test of the storage; no meaning
 
-Objects under basebackups_006, deleted_006, condemned and config are one line
-with a hash, then JSON. A manifest names the root of a table of files; a file
-is a list of slices of chunks; a chunk is found through the index, stands in a
-record of a pack, and a record is zstd. The formats are described byte for byte
-in docs/format.md of wal-e.
+A backup that counts has an intent and an outcome that says commit, and was not
+deleted. Objects are one line with a hash, then JSON, except for packs, indexes,
+keys, WAL files and probes. A manifest names the root of a table of files; a file is a list
+of slices of chunks; a chunk is found through the index, stands in a record of a
+pack, and a record is zstd.
+
+Where there are keys, backups and WAL files may be encrypted. gpg -d opens the
+keys for whoever has a private key to which they were sealed; gpg -d of a WAL
+file, and then zstd -d, gives the file. docs/restore-encrypted.py of wal-e shows
+how a backup is opened with them.
+
+The formats are described byte for byte in docs/format.md of wal-e.
 `
