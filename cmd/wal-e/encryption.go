@@ -596,8 +596,8 @@ func badMessage(err error) error {
 	return err
 }
 
-// checkPlain refuses a backup in the clear in a prefix that others encrypt, as a
-// host does that lost its settings.
+// checkPlain refuses to store in the clear in a prefix that others encrypt, as a
+// host would that lost its settings.
 func (s *session) checkPlain(ctx context.Context, b storage.Bucket) error {
 	if s.encryption.policy == off {
 		return nil

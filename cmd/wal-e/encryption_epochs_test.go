@@ -48,6 +48,42 @@ func (a *archive) pushFrom(t *testing.T, c *pgtest.Cluster) pushed {
 	return p
 }
 
+// WAL goes in the clear to a prefix that others encrypt for a day at most, from a
+// host that knows nothing of keys.
+func TestPlainWALNoticesKeys(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	c := a.start(t, pgtest.Options{SegmentSizeMB: 1})
+	seg := c.SwitchWAL(t)
+	c.WaitArchived(t, seg)
+	push := []string{"wal-push", filepath.Join(c.Dir, "pg_wal", seg)}
+	marks, err := filepath.Glob(filepath.Join(filepath.Dir(a.prefix), "state", "*", "admitted-*"))
+	if err != nil || len(marks) != 1 {
+		t.Fatalf("the host noted %q, %v", marks, err)
+	}
+	age := func(d time.Duration) {
+		t.Helper()
+		if err := os.Chtimes(marks[0], time.Now().Add(-d), time.Now().Add(-d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	age(25 * time.Hour)
+	a.must(t, c, push...)
+	if info, err := os.Stat(marks[0]); err != nil || time.Since(info.ModTime()) > time.Hour {
+		t.Errorf("the host didn't note that it asked: %v, %v", info.ModTime(), err)
+	}
+
+	newKeyPair(t, "dba@example.com").host(a).with(ownState(t)).must(t, c, "key", "init")
+	a.must(t, c, push...) // it asked a moment ago
+	refused := []string{"is encrypted, and no key is named", "WALE_ENCRYPTION=off"}
+	a.with(ownState(t)).fails(t, c, 1, refused, push...)
+	age(25 * time.Hour)
+	for range 2 {
+		a.fails(t, c, 1, refused, push...)
+	}
+	a.with("WALE_ENCRYPTION=off").must(t, c, push...)
+}
+
 // A prefix has backups in the clear and of two epochs, from a primary and from
 // its standby. Each night of an epoch stores what is new, whoever pushes; each
 // backup restores; and somebody without any key deletes and collects.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"wal-e/chunkstore"
 	"wal-e/compat"
@@ -56,10 +57,21 @@ const switchHint = "wal-e upgrade-layout --confirm begins the new layout beside 
 // admission returns the function that wal-push asks whether the archive takes
 // WAL of a system. Once the archive has said so, the answer is known on this
 // host, and pushing a segment costs one request.
+//
+// A host that stores in the clear also asks whether others encrypt, when it asks
+// for the first time and once a day from then on.
 func (s *session) admission(b storage.Bucket) func(context.Context, postgres.SystemID) error {
+	plain := !s.encryption.on()
 	return func(ctx context.Context, system postgres.SystemID) error {
-		if _, err := os.Stat(s.admitted(system)); err == nil && s.layout != compat.Classic {
-			return s.checkMounted()
+		if info, err := os.Stat(s.admitted(system)); err == nil && s.layout != compat.Classic {
+			if err := s.checkMounted(); err != nil || !plain || time.Since(info.ModTime()) < plainTrusted {
+				return err
+			}
+			if err := s.checkPlain(ctx, b); err != nil {
+				return err
+			}
+			s.remember(ctx, system)
+			return nil
 		}
 		if err := s.requireDedup(ctx, b); err != nil {
 			return err
@@ -71,6 +83,11 @@ func (s *session) admission(b storage.Bucket) func(context.Context, postgres.Sys
 			}
 			return fmt.Errorf("may %s archive here: %w", system, err)
 		}
+		if plain {
+			if err := s.checkPlain(ctx, b); err != nil {
+				return err
+			}
+		}
 		s.remember(ctx, system)
 		return nil
 	}
@@ -81,11 +98,19 @@ func (s *session) admitted(system postgres.SystemID) string {
 	return filepath.Join(s.prefixStatePath(), "admitted-"+system.String())
 }
 
-// remember notes that the archive takes WAL of a system.
+// plainTrusted is how long WAL goes to an archive in the clear before it is looked
+// again whether others encrypt what they store there.
+const plainTrusted = 24 * time.Hour
+
+// remember notes that the archive takes WAL of a system, and when it said so.
 func (s *session) remember(ctx context.Context, system postgres.SystemID) {
 	_, err := s.prefixState()
 	if err == nil {
 		err = os.WriteFile(s.admitted(system), nil, 0o600)
+	}
+	if err == nil {
+		now := time.Now()
+		err = os.Chtimes(s.admitted(system), now, now)
 	}
 	if err != nil {
 		s.log.WarnContext(ctx, "no local state, so each segment takes more requests", "detail", err.Error())
