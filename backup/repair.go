@@ -174,7 +174,9 @@ func (v *verifier) repairOthers() {
 			continue
 		}
 		text := repairOutside
-		if strings.HasPrefix(p.Object, walProblem) {
+		if p.Text == errPlain.Error() {
+			text = "delete it once encrypted backups have taken its place; if it is to be restored, allow backups in the clear"
+		} else if strings.HasPrefix(p.Object, walProblem) {
 			text = "only the server or a copy of the archive may still have it: push it again with wal-push"
 		} else if strings.HasPrefix(p.Object, "chunks_006/packs/") {
 			text = "the pack is whole, and its index object is wrong: run verify with --read-data --repair"

@@ -53,6 +53,9 @@ type VerifyConfig struct {
 	// are set too; nil leaves the files unread.
 	ReadWAL func(ctx context.Context, system, name string) (damage, err error)
 
+	// Sealed takes a backup in the clear for a problem: whoever can write to the
+	// archive can have made it.
+	Sealed bool
 	// Keys finds the keys of encrypted backups; without ReadData a host's are
 	// enough. Nil means that there are none.
 	Keys KeyFinder
@@ -277,11 +280,16 @@ func (v *verifier) findBackups(ctx context.Context) (unknown int, err error) {
 		}
 	}
 	for _, b := range v.backups {
+		if v.cfg.Sealed && b.epoch == "" {
+			v.problems.add(b.outcome.Key, errPlain, b.ref.String(), "")
+		}
 		v.needed.Union(&b.footprint)
 		v.report.Backups = append(v.report.Backups, VerifiedBackup{Name: b.ref.Name, Run: b.ref.Run, Packs: b.footprint.Len()})
 	}
 	return len(damage), nil
 }
+
+var errPlain = errors.New("the backup isn't encrypted, so anybody who can write to the archive can have made or altered it; restores refuse it here")
 
 // checkIntents reads what nothing but pushes and collections read. No backup
 // needs it.

@@ -32,7 +32,7 @@ func (s Share) of(total int64) int64 {
 
 // A ShareReport says where reading by shares stands, after the share was read.
 type ShareReport struct {
-	// NeverRead are packs that no verification by shares has found whole yet.
+	// NeverRead are packs that no verification on record has found whole yet.
 	NeverRead      int   `json:"never_read_packs"`
 	NeverReadBytes int64 `json:"never_read_bytes"`
 	// Oldest is when the pack was read that waited longest of the others; nil

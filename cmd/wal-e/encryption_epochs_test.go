@@ -82,6 +82,15 @@ func TestPlainWALNoticesKeys(t *testing.T) {
 		a.fails(t, c, 1, refused, push...)
 	}
 	a.with("WALE_ENCRYPTION=off").must(t, c, push...)
+
+	// What is in the clear already restores, and is a problem where nothing may be.
+	p := a.with("WALE_ENCRYPTION=off").push(t, c)
+	plain := "PROBLEM basebackups_006/" + p.Name + "/" + p.Run + ".outcome: the backup isn't encrypted"
+	if r := a.must(t, c, "verify", "--all"); strings.Contains(r.stdout, "PROBLEM") {
+		t.Errorf("a plain backup is a problem: %s", r.stdout)
+	}
+	a.with("WALE_ENCRYPTION=required").fails(t, c, 1, []string{plain, "1 problem"}, "verify", "--all")
+	a.with("WALE_ENCRYPTION=required").fails(t, c, 1, []string{plain, "delete it once encrypted backups"}, "verify", "--all", "--repair")
 }
 
 // A prefix has backups in the clear and of two epochs, from a primary and from

@@ -49,6 +49,9 @@ and damaged packs come back, each proven before. Each object is named with what 
 done. When all is mended the backups are verified again, and the exit status is 0 if
 nothing is found then. What is only kept from new backups isn't mended.
 
+Where WALE_ENCRYPTION says required, a backup in the clear is a problem, and with
+--read-data a WAL file.
+
 Without a private key of an encrypted archive --read-data opens lists and tables
 and compares the checksums of the data, which it can't open.`
 
@@ -92,7 +95,7 @@ func verify(ctx context.Context, s *session, f verifyFlags, query string) error 
 	if err != nil {
 		return err
 	}
-	cfg := backup.VerifyConfig{Bucket: b, Query: query, ReadData: f.readData, Share: f.share, Record: f.all, Host: hostname(), Repair: f.repair, Keys: s.keyFinder(b), Log: s.log}
+	cfg := backup.VerifyConfig{Bucket: b, Query: query, ReadData: f.readData, Share: f.share, Record: f.all, Sealed: s.encryption.policy == required, Host: hostname(), Repair: f.repair, Keys: s.keyFinder(b), Log: s.log}
 	if f.from != "" {
 		if cfg.CopyFrom, err = s.openCopy(f.from); err != nil {
 			return err
@@ -225,7 +228,7 @@ func printVerified(w io.Writer, r *backup.VerifyReport, f verifyFlags) error {
 		b.WriteString("all of it is mended: verified again, without a problem\n")
 	}
 	if r.Share != nil {
-		fmt.Fprintf(&b, "%s never read whole by shares (%s)", counted(r.Share.NeverRead, "pack"), bytesText(r.Share.NeverReadBytes))
+		fmt.Fprintf(&b, "not read whole yet: %s (%s)", counted(r.Share.NeverRead, "pack"), bytesText(r.Share.NeverReadBytes))
 		if r.Share.Oldest != nil {
 			fmt.Fprintf(&b, "; the oldest of the others was read %s", r.Share.Oldest.Format(time.RFC3339))
 		}
