@@ -646,7 +646,7 @@ func (r *statusReport) verifyText(ago func(time.Time) string) string {
 	case v.NeverRead == v.Packs:
 		text += "data verified     none yet: `wal-e verify --all --read-data=5%` reads so much of it each night\n"
 	case v.NeverRead > 0:
-		text += fmt.Sprintf("data verified     of %s all but %d, since %s\n", counted(v.Packs, "pack"), v.NeverRead, ago(*v.Oldest))
+		text += fmt.Sprintf("data verified     %d of %s, since %s\n", v.Packs-v.NeverRead, counted(v.Packs, "pack"), ago(*v.Oldest))
 	default:
 		text += fmt.Sprintf("data verified     each of %s was read since %s\n", counted(v.Packs, "pack"), ago(*v.Oldest))
 	}

@@ -406,8 +406,8 @@ func (r *walReport) print(w io.Writer) error {
 			if tl.Parent != 0 {
 				from = fmt.Sprintf("%d at %s", tl.Parent, tl.Switch)
 			}
-			fmt.Fprintf(t, "  %d\t%s\t%d\t%s\t%s\t%s\t%s\t%d\n", tl.Timeline, from, tl.Segments, segmentSize(tl.SegmentSize),
-				dash(tl.First), dash(tl.Last), moment(tl.Newest), tl.Bytes)
+			fmt.Fprintf(t, "  %d\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", tl.Timeline, from, tl.Segments, segmentSize(tl.SegmentSize),
+				dash(tl.First), dash(tl.Last), moment(tl.Newest), bytesText(int64(tl.Bytes)))
 		}
 		if err := t.Flush(); err != nil {
 			return err
