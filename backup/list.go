@@ -64,15 +64,7 @@ func List(ctx context.Context, b storage.Bucket, q string) ([]Listed, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := make([]Listed, len(backups))
-	for i, b := range backups {
-		list[i] = b.listed()
-	}
-	errs := make([]error, len(damage))
-	for i, d := range damage {
-		errs[i] = d.err
-	}
-	return list, errors.Join(errs...)
+	return (&Catalog{b, backups, damage}).List()
 }
 
 // A query says which backups are meant: all, the newest, those of a name, or
@@ -130,6 +122,7 @@ type validBackup struct {
 	outcome   storage.Object
 	footprint chunkstore.Footprint
 	manifest  *Manifest
+	alone     bool                // it needs no packs of other backups
 	epoch     string              // "" when it isn't encrypted
 	sealed    *chunkstore.Outcome // nil, or what open opens
 }
@@ -219,6 +212,7 @@ func readBackup(ctx context.Context, b storage.Bucket, r chunkstore.Run) (*valid
 		return nil, &manifestError{key: r.Outcome.Key, url: b.URL(), err: err}
 	}
 	v := &validBackup{ref: r.Ref, outcome: *r.Outcome, footprint: o.Footprint, manifest: m, epoch: o.Epoch}
+	v.alone = slices.Equal(o.Footprint.Runs(), []runid.ID{o.Origin(r.Ref)})
 	if o.Epoch != "" {
 		v.sealed = o
 	}

@@ -3,14 +3,11 @@ package backup
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"strings"
 
 	"wal-e/chunkstore"
-	"wal-e/index"
 	"wal-e/internal/postgres"
-	"wal-e/internal/storage"
 )
 
 // A Use says what a backup occupies in the archive. Packs are counted whole, as
@@ -21,52 +18,6 @@ type Use struct {
 	Alone   int64 // bytes of packs that no other valid backup needs
 	Shared  int64 // bytes of packs that others need, too
 	Missing int   // packs that it needs and that aren't stored
-}
-
-// Usage tells what each valid backup holds alone and what it shares, in the order
-// of List, and the bytes of all packs. It lists packs and reads outcomes, needs no
-// key, and holds a number per pack. Damaged outcomes are an error beside the rest,
-// and what they need may then count as another's alone.
-func Usage(ctx context.Context, b storage.Bucket) (uses []Use, stored int64, err error) {
-	// Outcomes come first: a backup that is deleted meanwhile has packs that are
-	// missing, but one that comes has none that look stray.
-	backups, damage, err := readBackups(ctx, b, query{})
-	if err != nil {
-		return nil, 0, err
-	}
-	packs, err := chunkstore.ListPacks(ctx, b, nil)
-	if err != nil {
-		return nil, 0, err
-	}
-	for _, size := range packs.Sizes {
-		stored += size
-	}
-	needed := make(map[index.PackID]int, len(packs.Sizes))
-	for i := range backups {
-		for p := range backups[i].footprint.All() {
-			needed[p]++
-		}
-	}
-	for i := range backups {
-		u := Use{Listed: backups[i].listed(), Ref: backups[i].ref}
-		for p := range backups[i].footprint.All() {
-			size, ok := packs.Sizes[p]
-			switch {
-			case !ok:
-				u.Missing++
-			case needed[p] == 1:
-				u.Alone += size
-			default:
-				u.Shared += size
-			}
-		}
-		uses = append(uses, u)
-	}
-	errs := make([]error, len(damage))
-	for i, d := range damage {
-		errs[i] = d.err
-	}
-	return uses, stored, errors.Join(errs...)
 }
 
 // A Cost is how large a database, or a relation with all its forks, is.

@@ -5,14 +5,24 @@ import (
 
 	"wal-e/chunkstore"
 	"wal-e/index"
+	"wal-e/internal/storage"
 )
+
+func usage(t *testing.T, b storage.Bucket) ([]Use, int64, error) {
+	t.Helper()
+	c, err := ReadCatalog(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Usage(t.Context())
+}
 
 // What a backup holds alone is what nobody needs any more once it is deleted; with
 // what it shares it is all that it needs.
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	a := newArchive(t)
-	if uses, stored, err := Usage(t.Context(), a.bucket); err != nil || len(uses) != 0 || stored != 0 {
+	if uses, stored, err := usage(t, a.bucket); err != nil || len(uses) != 0 || stored != 0 {
 		t.Fatalf("Usage of nothing = %v, %d, %v", uses, stored, err)
 	}
 	c := newCluster()
@@ -39,7 +49,7 @@ func TestUsage(t *testing.T) {
 		return sum
 	}
 	for n := 4; n > 0; n-- {
-		uses, stored, err := Usage(t.Context(), a.bucket)
+		uses, stored, err := usage(t, a.bucket)
 		if err != nil || len(uses) != n {
 			t.Fatalf("Usage = %d backups, %v; want %d", len(uses), err, n)
 		}
@@ -80,7 +90,7 @@ func TestUsageMissing(t *testing.T) {
 		}
 		break
 	}
-	uses, _, err := Usage(t.Context(), a.bucket)
+	uses, _, err := usage(t, a.bucket)
 	if err != nil || len(uses) != 1 || uses[0].Missing != 1 {
 		t.Errorf("Usage = %+v, %v; want a pack missing", uses, err)
 	}

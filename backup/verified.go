@@ -1,12 +1,6 @@
 package backup
 
-import (
-	"context"
-	"time"
-
-	"wal-e/internal/runid"
-	"wal-e/internal/storage"
-)
+import "time"
 
 // Verified says how far verifications have come.
 type Verified struct {
@@ -37,41 +31,4 @@ type VerifyResult struct {
 	Problems int    `json:"problems"`
 	First    string `json:"first_problem,omitempty"` // the object and what is wrong with it
 	Mended   bool   `json:"mended,omitempty"`        // there were problems, and it mended all
-}
-
-// ReadVerified reads what verifications wrote down; nil: there was none. It needs no
-// key.
-func ReadVerified(ctx context.Context, b storage.Bucket) (*Verified, error) {
-	keys, err := ledgerKeys(ctx, b)
-	if err != nil || len(keys) == 0 {
-		return nil, err
-	}
-	last, err := runid.Parse(keys[len(keys)-1][len(ledgerDir):])
-	if err != nil {
-		return nil, err
-	}
-	cfg := VerifyConfig{Bucket: b}
-	cfg.setDefaults()
-	v := &verifier{cfg: cfg, report: &VerifyReport{}, problems: newProblems(), warnings: newProblems()}
-	if v.backups, _, err = readBackups(ctx, b, query{}); err != nil {
-		return nil, err
-	}
-	for i := range v.backups {
-		v.needed.Union(&v.backups[i].footprint)
-	}
-	if err := v.readLedger(ctx); err != nil {
-		return nil, err
-	}
-	r := &Verified{Last: last.Time().UTC(), Packs: v.needed.Len(), Result: v.ledger.last}
-	for p := range v.needed.All() {
-		at, read := v.ledger.read[p]
-		switch {
-		case !read:
-			r.NeverRead++
-		case r.Oldest == nil || at.Before(*r.Oldest):
-			at = at.UTC()
-			r.Oldest = &at
-		}
-	}
-	return r, nil
 }

@@ -8,13 +8,24 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"wal-e/internal/storage"
 )
+
+func readVerified(t *testing.T, b storage.Bucket) (*Verified, error) {
+	t.Helper()
+	c, err := ReadCatalog(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Verified(t.Context())
+}
 
 func TestReadVerified(t *testing.T) {
 	t.Parallel()
 	c, dir := newFakeCluster(t), t.TempDir()
 	c.push(t, dir, nil)
-	if got, err := ReadVerified(t.Context(), c.bucket); got != nil || err != nil {
+	if got, err := readVerified(t, c.bucket); got != nil || err != nil {
 		t.Errorf("without any: %+v, %v", got, err)
 	}
 	// Whoever looks does so later than all of it.
@@ -27,7 +38,7 @@ func TestReadVerified(t *testing.T) {
 			now = now.Add(24 * time.Hour)
 		}
 		r := c.verify(t, VerifyConfig{ReadData: true, Share: share, Now: func() time.Time { return now }})
-		got, err := ReadVerified(t.Context(), c.bucket)
+		got, err := readVerified(t, c.bucket)
 		if err != nil || !got.Last.Equal(now) || got.Packs != r.Packs || got.NeverRead != r.Share.NeverRead || (got.NeverRead > 0) != never {
 			t.Fatalf("at %s: %+v, %v; the verification says %+v of %d packs", now, got, err, r.Share, r.Packs)
 		}
@@ -47,9 +58,9 @@ func TestReadVerifyResult(t *testing.T) {
 	cfg := VerifyConfig{Record: true, Host: "db1", Now: func() time.Time { return now }}
 	read := func() *Verified {
 		t.Helper()
-		got, err := ReadVerified(t.Context(), c.bucket)
+		got, err := readVerified(t, c.bucket)
 		if err != nil || got == nil {
-			t.Fatalf("ReadVerified = %+v, %v", got, err)
+			t.Fatalf("Verified = %+v, %v", got, err)
 		}
 		return got
 	}
@@ -113,7 +124,7 @@ func TestVerifyShareKeepsOthers(t *testing.T) {
 		now = now.Add(time.Minute)
 		c.verify(t, share)
 	}
-	if r, err := ReadVerified(t.Context(), c.bucket); err != nil || r.NeverRead != 0 {
-		t.Errorf("ReadVerified = %+v, %v: want all packs read", r, err)
+	if r, err := readVerified(t, c.bucket); err != nil || r.NeverRead != 0 {
+		t.Errorf("Verified = %+v, %v: want all packs read", r, err)
 	}
 }

@@ -31,7 +31,7 @@ type VerifyConfig struct {
 	// looked for, and not read.
 	Share Share
 	// Record writes down in the archive what a verification of all backups came to,
-	// for ReadVerified, and which packs it read. A host that may not write is warned.
+	// for Catalog.Verified, and which packs it read. A host that may not write is warned.
 	Record bool
 	Host   string // for people who read the ledger and marks
 

@@ -33,15 +33,18 @@ func (s *session) archiveFacts(ctx context.Context, b storage.Bucket) checkup.Ar
 	if f.SystemsErr = err; err == nil {
 		f.Systems = prefix.Systems
 	}
-	list, err := backup.List(ctx, b, "")
-	f.BackupsErr = err
-	for _, l := range list {
-		f.Backups = append(f.Backups, checkup.Backup{Name: l.Name, Stopped: l.Stopped})
-	}
-	now := time.Now()
-	second, err := findSecond(ctx, b, now)
-	if f.SecondErr = err; err == nil {
-		f.NoSecond, f.NoSecondTodo = second.missing(now), todoSecond
+	catalog, err := backup.ReadCatalog(ctx, b)
+	if f.BackupsErr, f.SecondErr = err, err; err == nil {
+		var list []backup.Listed
+		list, f.BackupsErr = catalog.List()
+		for _, l := range list {
+			f.Backups = append(f.Backups, checkup.Backup{Name: l.Name, Stopped: l.Stopped})
+		}
+		now := time.Now()
+		second, err := findSecond(ctx, b, catalog, now)
+		if f.SecondErr = err; err == nil {
+			f.NoSecond, f.NoSecondTodo = second.missing(now), todoSecond
+		}
 	}
 	runs, err := chunkstore.Runs(ctx, b)
 	f.OpenErr = err

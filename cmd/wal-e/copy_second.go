@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"time"
 
-	"wal-e/chunkstore"
-	"wal-e/internal/runid"
+	"wal-e/backup"
 	"wal-e/internal/storage"
 )
 
@@ -24,39 +21,16 @@ type secondSet struct {
 	Since time.Time  // since when there are backups; zero without any
 }
 
-// findSecond looks for the last copy and the last fresh backup. It reads no more
-// outcomes than were stored within secondWithin.
-func findSecond(ctx context.Context, b storage.Bucket, now time.Time) (*secondSet, error) {
-	s := &secondSet{}
-	var err error
-	if s.Copy, err = lastCopy(ctx, b); err != nil {
-		return nil, err
-	}
-	runs, err := chunkstore.Runs(ctx, b)
+// findSecond looks for the last copy and the last fresh backup.
+func findSecond(ctx context.Context, b storage.Bucket, c *backup.Catalog, now time.Time) (*secondSet, error) {
+	last, err := lastCopy(ctx, b)
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range slices.Backward(runs) { // the youngest first
-		if !r.Ended() {
-			continue
-		}
-		stored := r.Outcome.ModTime
-		if s.Since.IsZero() || stored.Before(s.Since) {
-			s.Since = stored
-		}
-		if s.Fresh != nil || now.Sub(stored) > secondWithin {
-			continue
-		}
-		o, err := chunkstore.ReadOutcome(ctx, b, r.Ref)
-		if errors.Is(err, storage.ErrNotExist) {
-			continue // collected since it was listed
-		}
-		if err != nil {
-			return nil, err
-		}
-		if o.Result == chunkstore.Commit && slices.Equal(o.Footprint.Runs(), []runid.ID{o.Origin(r.Ref)}) {
-			s.Fresh = &stored
-		}
+	first, alone := c.Stored()
+	s := &secondSet{Copy: last, Since: first}
+	if !alone.IsZero() && now.Sub(alone) <= secondWithin {
+		s.Fresh = &alone
 	}
 	return s, nil
 }
@@ -78,7 +52,7 @@ const todoSecond = "Copy the archive with `wal-e copy --to PREFIX --wal`, or sto
 
 // second reads when the archive was copied last.
 func (r *statusReport) second(ctx context.Context, b storage.Bucket) error {
-	s, err := findSecond(ctx, b, r.now)
+	s, err := findSecond(ctx, b, r.catalog, r.now)
 	if err != nil {
 		return err
 	}

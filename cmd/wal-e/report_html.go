@@ -14,6 +14,7 @@ import (
 
 	"wal-e/backup"
 	"wal-e/chunkstore"
+	"wal-e/compat"
 	"wal-e/gc"
 	"wal-e/internal/envelope"
 	"wal-e/internal/fault"
@@ -79,7 +80,7 @@ func writeReport(ctx context.Context, s *session, f statusFlags, output string) 
 // findReport finds out all that the page shows. What a part of it lacks, a key or
 // an object, is noted on the page.
 func findReport(ctx context.Context, s *session, b storage.Bucket, f statusFlags) (*htmlreport.Report, error) {
-	st, err := findStatus(ctx, s, f, nil)
+	st, err := findStatus(ctx, s, b, f, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +105,7 @@ func findReport(ctx context.Context, s *session, b storage.Bucket, f statusFlags
 	for _, p := range st.Open {
 		r.Open = append(r.Open, htmlreport.Push{Backup: p.Backup, Host: p.Host, Since: p.Since, Stalled: p.Stalled})
 	}
-	uses, stored, err := backup.Usage(ctx, b)
+	uses, stored, err := st.catalog.Usage(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -116,12 +117,8 @@ func findReport(ctx context.Context, s *session, b storage.Bucket, f statusFlags
 	if r.Drills, err = readDrills(ctx, b); err != nil {
 		return nil, err
 	}
-	logs, err := wal.Survey(ctx, s.walReadsMany(b))
-	if err != nil {
-		return nil, err
-	}
 	for _, c := range st.Clusters {
-		system := htmlreport.System{ID: c.System, Timelines: reportTimelines(logs, c)}
+		system := htmlreport.System{ID: c.System, Timelines: reportTimelines(st.logs, c)}
 		for _, w := range c.Windows {
 			system.Windows = append(system.Windows, htmlreport.Span(w))
 		}
@@ -155,14 +152,16 @@ func findReport(ctx context.Context, s *session, b storage.Bucket, f statusFlags
 		}
 		r.Systems = append(r.Systems, system)
 	}
-	both, err := listBoth(ctx, b, "", true)
+	classic, err := compat.List(ctx, b)
 	if err != nil {
-		r.Notes = append(r.Notes, err.Error())
+		return nil, err
 	}
-	for _, l := range both {
-		if l.classic {
-			r.Classic = append(r.Classic, htmlreport.Classic{Name: l.Name, Stored: l.LastModified, Logical: l.ExpandedSize})
+	for _, c := range classic {
+		l, err := listClassic(ctx, b, c, true)
+		if err != nil {
+			r.Notes = append(r.Notes, err.Error())
 		}
+		r.Classic = append(r.Classic, htmlreport.Classic{Name: l.Name, Stored: l.LastModified, Logical: l.ExpandedSize})
 	}
 	return r, nil
 }

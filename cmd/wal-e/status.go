@@ -72,8 +72,11 @@ func newStatusCommand(a *app) *cobra.Command {
 			begun := time.Now()
 			var r *statusReport
 			err = a.do(cmd, func(ctx context.Context, s *session) error {
-				r, err = findStatus(ctx, s, f, policy)
+				b, err := s.openBucket(use{reads: true})
 				if err != nil {
+					return err
+				}
+				if r, err = findStatus(ctx, s, b, f, policy); err != nil {
 					return err
 				}
 				return r.tell(s.stdout, f.json)
@@ -129,6 +132,8 @@ type statusReport struct {
 	// Oldest is since when the oldest of these has been waiting.
 	Oldest *time.Time `json:"wal_waiting_since,omitempty"`
 
+	catalog *backup.Catalog // read once for all that is asked of backups
+	logs    []*wal.Log
 	drilled *drillReport
 	copied  *copyNote
 	oldest  time.Time // when the first backup was taken; zero without any
@@ -197,11 +202,7 @@ func (f statusFlags) policy() (*gc.Policy, error) {
 }
 
 // findStatus finds out all that the report has.
-func findStatus(ctx context.Context, s *session, f statusFlags, policy *gc.Policy) (*statusReport, error) {
-	b, err := s.openBucket(use{reads: true})
-	if err != nil {
-		return nil, err
-	}
+func findStatus(ctx context.Context, s *session, b storage.Bucket, f statusFlags, policy *gc.Policy) (*statusReport, error) {
 	r := &statusReport{Prefix: b.URL(), Problems: []statusProblem{}, Warnings: []statusProblem{}, Clusters: []statusCluster{}, Open: []statusPush{}}
 	now := time.Now()
 	r.now = now
@@ -212,7 +213,7 @@ func findStatus(ctx context.Context, s *session, f statusFlags, policy *gc.Polic
 		func() error { return r.pushes(ctx, b, now) },
 		func() error { return r.drill(ctx, b) },
 		func() error { return r.second(ctx, b) },
-		func() error { return r.verified(ctx, b, f.maxVerify) },
+		func() error { return r.verified(ctx, f.maxVerify) },
 		func() error { return r.backlog(f) },
 	} {
 		if err := step(); err != nil {
@@ -247,11 +248,18 @@ func (r *statusReport) warning(todo, format string, args ...any) {
 
 // clusters describes the backups and the WAL of each cluster.
 func (r *statusReport) clusters(ctx context.Context, s *session, b storage.Bucket, f statusFlags, now time.Time) error {
-	list, err := backup.List(ctx, b, "")
+	var err error
+	if r.catalog, err = backup.ReadCatalog(ctx, b); err != nil {
+		return err
+	}
+	list, err := r.catalog.List()
 	if err != nil {
 		return err
 	}
-	survey, err := s.surveyWAL(ctx, s.walReadsMany(b), nil)
+	if r.logs, err = wal.Survey(ctx, s.walReadsMany(b)); err != nil {
+		return err
+	}
+	survey, err := s.reportWAL(ctx, s.walReadsMany(b), r.logs, r.catalog, nil)
 	if err != nil {
 		return err
 	}
@@ -493,8 +501,8 @@ func (r *statusReport) drill(ctx context.Context, b storage.Bucket) error {
 }
 
 // verified reads how far verifications have come, and what the last one found.
-func (r *statusReport) verified(ctx context.Context, b storage.Bucket, maxAge time.Duration) (err error) {
-	if r.Verified, err = backup.ReadVerified(ctx, b); err != nil {
+func (r *statusReport) verified(ctx context.Context, maxAge time.Duration) (err error) {
+	if r.Verified, err = r.catalog.Verified(ctx); err != nil {
 		return err
 	}
 	const todo = "Run `wal-e verify --all --wal` each week, and with --read-data=5% each night."

@@ -195,10 +195,16 @@ func (s *session) surveyWAL(ctx context.Context, b storage.Bucket, known []known
 	if err != nil {
 		return nil, err
 	}
-	listed, listErr := backup.List(ctx, b, "")
-	if listErr != nil && listed == nil {
-		return nil, listErr
+	catalog, err := backup.ReadCatalog(ctx, b)
+	if err != nil {
+		return nil, err
 	}
+	return s.reportWAL(ctx, b, logs, catalog, known)
+}
+
+// reportWAL reports on WAL and backups that were read.
+func (s *session) reportWAL(ctx context.Context, b storage.Bucket, logs []*wal.Log, catalog *backup.Catalog, known []knownGap) (*walReport, error) {
+	listed, listErr := catalog.List()
 	bases := make(map[postgres.SystemID][]wal.Base)
 	for _, l := range listed {
 		base, err := baseOf(l)
@@ -225,6 +231,7 @@ func (s *session) surveyWAL(ctx context.Context, b storage.Bucket, known []known
 			r.Problems = append(r.Problems, fmt.Sprintf("backup %s of system %s: there is no WAL of that system", base.Name, system))
 		}
 	}
+	var err error
 	if r.classic, err = s.surveyClassic(ctx, b, known); err != nil {
 		return nil, err
 	}
