@@ -115,83 +115,93 @@ func (r *Reader) Lists(ctx context.Context, c Content) (func(ctx context.Context
 
 // Extent reads the bytes that l lists into dst, whose length is the extent's.
 func (r *Reader) Extent(ctx context.Context, l List, dst []byte) error {
-	return r.ExtentLike(ctx, l, dst, nil)
+	return r.Extents(ctx, []Part{{List: l, Data: dst}})
 }
 
-// ExtentLike is Extent for one of which another version, of the same length, is at
-// hand: chunks that stand there whole, in their place, are not read from the
-// archive. Nil stands for none.
-func (r *Reader) ExtentLike(ctx context.Context, l List, dst, version []byte) error {
-	if err := l.check(int64(len(dst))); err != nil {
-		return err
-	}
+// A Part is an extent to be read.
+type Part struct {
+	List List
+	Data []byte // takes its bytes; as long as the extent
+	// Version is another version of the extent, of the same length, that is at hand:
+	// chunks that stand there whole, in their place, are not read from the archive.
+	// Nil stands for none.
+	Version []byte
+}
+
+// Extents reads several extents: records that lie beside each other in a pack are
+// read in one request, whichever of them needs them.
+func (r *Reader) Extents(ctx context.Context, parts []Part) error {
 	wanted := make(map[chunk.ID][]span)
 	var ids []chunk.ID
-	at := 0
-	for _, s := range l {
-		end := min(at+int(s.Pages)*chunk.PageSize, len(dst))
-		if s.Zero {
-			clear(dst[at:end])
-		} else {
-			if wanted[s.ID] == nil {
-				ids = append(ids, s.ID)
-			}
-			wanted[s.ID] = append(wanted[s.ID], span{first: int(s.First) * chunk.PageSize, at: at, dst: dst[at:end]})
+	for _, p := range parts {
+		if err := p.List.check(int64(len(p.Data))); err != nil {
+			return err
 		}
-		at = end
+		at := 0
+		for _, s := range p.List {
+			end := min(at+int(s.Pages)*chunk.PageSize, len(p.Data))
+			if s.Zero {
+				clear(p.Data[at:end])
+			} else {
+				if wanted[s.ID] == nil {
+					ids = append(ids, s.ID)
+				}
+				to := span{first: int(s.First) * chunk.PageSize, dst: p.Data[at:end]}
+				if p.Version != nil {
+					to.version = p.Version[at:end]
+				}
+				wanted[s.ID] = append(wanted[s.ID], to)
+			}
+			at = end
+		}
 	}
 	locations, err := r.locate(ids)
 	if err != nil {
 		return err
 	}
-	put := func(id chunk.ID, data []byte) error {
-		for _, s := range wanted[id] {
-			if s.first > len(data) || len(data)-s.first < len(s.dst) {
-				return fmt.Errorf("%w: slice of %d bytes from %d of chunk %s, which has %d", ErrDamaged, len(s.dst), s.first, id, len(data))
-			}
-			copy(s.dst, data[s.first:])
-		}
-		return nil
-	}
-	if version != nil {
-		if ids, locations, err = r.useVersion(ids, locations, wanted, version, put); err != nil {
-			return err
-		}
+	if ids, locations, err = r.useVersions(ids, locations, wanted); err != nil {
+		return err
 	}
 	return r.readChunks(ctx, locations, func(i int, data []byte) error {
 		if r.sum(data) != ids[i] {
 			return fmt.Errorf("%w: chunk %s has other bytes", ErrDamaged, ids[i])
 		}
-		return put(ids[i], data)
+		return putChunk(ids[i], data, wanted[ids[i]])
 	})
 }
 
-// useVersion puts the chunks that another version of an extent has, and returns
-// the others.
-func (r *Reader) useVersion(ids []chunk.ID, locations []index.Location, wanted map[chunk.ID][]span, version []byte,
-	put func(id chunk.ID, data []byte) error,
-) (left []chunk.ID, where []index.Location, err error) {
+// useVersions puts the chunks that other versions of extents have, and returns the
+// others.
+func (r *Reader) useVersions(ids []chunk.ID, locations []index.Location, wanted map[chunk.ID][]span) (left []chunk.ID, where []index.Location, err error) {
 	for i, id := range ids {
 		j := slices.IndexFunc(wanted[id], func(s span) bool {
-			return s.first == 0 && len(s.dst) == int(locations[i].Length) && r.sum(version[s.at:s.at+len(s.dst)]) == id
+			return s.version != nil && s.first == 0 && len(s.version) == int(locations[i].Length) && r.sum(s.version) == id
 		})
 		if j < 0 {
 			left, where = append(left, id), append(where, locations[i])
-			continue
-		}
-		s := wanted[id][j]
-		if err := put(id, version[s.at:s.at+len(s.dst)]); err != nil {
+		} else if err := putChunk(id, wanted[id][j].version, wanted[id]); err != nil {
 			return nil, nil, err
 		}
 	}
 	return left, where, nil
 }
 
+// putChunk copies the bytes of a chunk to where they are wanted.
+func putChunk(id chunk.ID, data []byte, to []span) error {
+	for _, s := range to {
+		if s.first > len(data) || len(data)-s.first < len(s.dst) {
+			return fmt.Errorf("%w: slice of %d bytes from %d of chunk %s, which has %d", ErrDamaged, len(s.dst), s.first, id, len(data))
+		}
+		copy(s.dst, data[s.first:])
+	}
+	return nil
+}
+
 // A span is where a slice of a chunk goes.
 type span struct {
-	first int // byte of the chunk
-	at    int // byte of the extent
-	dst   []byte
+	first   int // byte of the chunk
+	dst     []byte
+	version []byte // what another version of the extent has there; nil: there is none
 }
 
 // Locate tells in which packs the chunks of a list are; a chunk that is in

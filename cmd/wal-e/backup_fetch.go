@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -152,6 +153,11 @@ func (f fetchFlags) check() error {
 }
 
 func backupFetch(ctx context.Context, s *session, f fetchFlags, dir, query string) error {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		// What is live is some 10 MB for each worker; without a limit as much again is
+		// garbage before it is collected.
+		debug.SetMemoryLimit(60<<20 + int64(f.poolSize)*12<<20)
+	}
 	b, err := s.openBucket(use{requests: 2 * f.poolSize, reads: true})
 	if err != nil {
 		return err
