@@ -396,10 +396,46 @@ func TestDeltaMarkedOnly(t *testing.T) {
 	}
 }
 
-// A countedBucket counts the bytes that are read.
+// What lies beside each other in a pack is read at once, whichever file it is of; what
+// is needed here and there is all that is read.
+func TestFetchReadsAhead(t *testing.T) {
+	t.Parallel()
+	a, c := newArchive(t), newCluster()
+	a.pack = 8 << 20
+	for i := range 200 {
+		c.files[fmt.Sprintf("base/5/%d", 5000+i)] = random(uint64(5000+i), 3*8192)
+	}
+	c.files["base/5/big"] = random(1, 80*fetchExtent)
+	b := a.push(t, c)
+	whole := &countedBucket{Bucket: a.bucket}
+	to := newTarget(t)
+	mustFetch(t, a.config(b, to).through(t, whole))
+	c.check(t, to)
+	if gets, mb := whole.gets.Load(), whole.read.Load()>>20; gets > 40 || mb < 20 {
+		t.Errorf("%d reads of %d MiB, of 80 extents and 200 files", gets, mb)
+	}
+
+	for i := range 200 {
+		if i%40 != 0 {
+			c.files[fmt.Sprintf("base/5/%d", 5000+i)] = nil
+		}
+	}
+	c.files["base/5/big"] = nil
+	c.start += 16 << 20
+	b = a.push(t, c)
+	part := &countedBucket{Bucket: a.bucket}
+	to = newTarget(t)
+	mustFetch(t, a.config(b, to).through(t, part))
+	c.check(t, to)
+	if part.read.Load()*3 > whole.read.Load() {
+		t.Errorf("%d bytes read of a few files, %d of all", part.read.Load(), whole.read.Load())
+	}
+}
+
+// A countedBucket counts what is read of packs, and in how many requests.
 type countedBucket struct {
 	storage.Bucket
-	read atomic.Int64
+	read, gets atomic.Int64
 }
 
 func (b *countedBucket) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
@@ -407,6 +443,10 @@ func (b *countedBucket) Get(ctx context.Context, key string, offset, length int6
 	if err != nil {
 		return nil, err
 	}
+	if !strings.HasPrefix(key, "chunks_006/packs/") {
+		return body, nil
+	}
+	b.gets.Add(1)
 	return &countedBody{body, &b.read}, nil
 }
 

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"hash/crc32"
 	"io/fs"
@@ -28,6 +29,7 @@ type archive struct {
 	store  *chunkstore.Store
 	table  string
 	clock  time.Time
+	pack   int // size of packs; 0 means 256 KiB
 }
 
 // fetchExtent is small, so that small files have several extents.
@@ -122,7 +124,7 @@ func (a *archive) push(t *testing.T, c *cluster) *Backup {
 	name := Name(1, c.start, postgres.DefaultSegmentSize)
 	now := a.clock // uploads ask while the archive moves on
 	p, err := a.store.Begin(t.Context(), chunkstore.PushConfig{
-		Name: name, Table: table, PackSize: 256 << 10,
+		Name: name, Table: table, PackSize: cmp.Or(a.pack, 256<<10),
 		Intent: chunkstore.Intent{System: fmt.Sprint(testSystem), Start: c.start.String()},
 		Now:    func() time.Time { return now },
 	})

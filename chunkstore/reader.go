@@ -48,6 +48,7 @@ type Reader struct {
 	hashers  sync.Pool
 	decoders sync.Pool
 	blocks   blockCache
+	ahead    readAhead
 }
 
 // NewReader returns a Reader of what footprint holds, with table as its index,
@@ -56,7 +57,7 @@ func (s *Store) NewReader(ctx context.Context, footprint *Footprint, table *inde
 	if err := s.refresh(ctx, table, footprint, nil); err != nil {
 		return nil, err
 	}
-	return &Reader{store: s, table: table, blocks: blockCache{limit: cachedBlocks}}, nil
+	return &Reader{store: s, table: table, blocks: blockCache{limit: cachedBlocks}, ahead: readAhead{bucket: s.bucket}}, nil
 }
 
 // Node returns a node.
@@ -323,7 +324,7 @@ func (r *Reader) readRun(ctx context.Context, wants []want, locations []index.Lo
 		b, err := r.blocks.get(ctx, blockKey{w.location.Pack, w.location.Offset}, func() (*decodedBlock, error) {
 			if raw == nil {
 				var err error
-				if raw, err = readRange(ctx, r.store.bucket, PackKey(first.Pack), int64(first.Offset), length); err != nil {
+				if raw, err = r.ahead.read(ctx, first.Pack, int64(first.Offset), length); err != nil {
 					return nil, err
 				}
 			}
@@ -373,9 +374,10 @@ func (r *Reader) decode(ctx context.Context, p index.PackID, record []byte) (*de
 	return &decodedBlock{data: data}, nil
 }
 
-// readRange reads length bytes of an object, no fewer.
-func readRange(ctx context.Context, b storage.Bucket, key string, offset, length int64) (data []byte, err error) {
-	body, err := b.Get(ctx, key, offset, length)
+// readRange reads length bytes of an object, no fewer, and up to so many more that
+// follow.
+func readRange(ctx context.Context, b storage.Bucket, key string, offset, length, more int64) (data []byte, err error) {
+	body, err := b.Get(ctx, key, offset, length+more)
 	if err != nil {
 		return nil, err
 	}
@@ -384,12 +386,14 @@ func readRange(ctx context.Context, b storage.Bucket, key string, offset, length
 			err = cerr
 		}
 	}()
-	data = make([]byte, length)
-	if _, err := io.ReadFull(body, data); err != nil {
-		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("%w: it is shorter than %d bytes", ErrDamaged, offset+length)
-		}
+	data = make([]byte, length+more)
+	n, err := io.ReadFull(body, data)
+	switch {
+	case err == nil:
+	case !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF):
 		return nil, err
+	case int64(n) < length:
+		return nil, fmt.Errorf("%w: it is shorter than %d bytes", ErrDamaged, offset+length)
 	}
-	return data, nil
+	return data[:n], nil
 }

@@ -189,7 +189,7 @@ func (s *Store) readDirectory(ctx context.Context, p index.PackID, sizes map[ind
 	if size < int64(s.sealer.headerSize())+footerSize || size > index.MaxPackSize {
 		return nil, fmt.Errorf("%w: %d bytes long", ErrDamaged, size)
 	}
-	foot, err := readRange(ctx, s.bucket, key, size-footerSize, footerSize)
+	foot, err := readRange(ctx, s.bucket, key, size-footerSize, footerSize, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +200,7 @@ func (s *Store) readDirectory(ctx context.Context, p index.PackID, sizes map[ind
 	if int64(length) > size-footerSize-int64(s.sealer.headerSize()) {
 		return nil, fmt.Errorf("%w: directory of %d bytes in a pack of %d", ErrDamaged, length, size)
 	}
-	b, err := readRange(ctx, s.bucket, key, size-footerSize-int64(length), int64(length))
+	b, err := readRange(ctx, s.bucket, key, size-footerSize-int64(length), int64(length), 0)
 	if err != nil {
 		return nil, err
 	}

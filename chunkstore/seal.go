@@ -188,7 +188,7 @@ func (s *Store) runKey(ctx context.Context, p index.PackID) (*seal.RunKey, error
 	if key != nil {
 		return key, nil
 	}
-	header, err := readRange(ctx, s.bucket, PackKey(p), 0, sealedPackHeader)
+	header, err := readRange(ctx, s.bucket, PackKey(p), 0, sealedPackHeader, 0)
 	if err != nil {
 		return nil, err
 	}
