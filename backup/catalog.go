@@ -101,7 +101,7 @@ func (c *Catalog) Verified(ctx context.Context) (*Verified, error) {
 	if err != nil || len(keys) == 0 {
 		return nil, err
 	}
-	last, err := runid.Parse(keys[len(keys)-1][len(ledgerDir):])
+	last, err := runid.Parse(keys[len(keys)-1][len(LedgerDir):])
 	if err != nil {
 		return nil, err
 	}

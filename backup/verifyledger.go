@@ -46,7 +46,8 @@ type ShareReport struct {
 // to be overwritten; the newest few are read and united, for two verifications may
 // have run at once.
 const (
-	ledgerDir     = "verified_006/"
+	// LedgerDir is where the archive keeps what verifications found.
+	LedgerDir     = "verified_006/"
 	ledgerKind    = "verified"
 	ledgerVersion = 1
 	ledgerLimit   = envelope.MaxSize // bytes
@@ -163,11 +164,11 @@ func (l *ledger) forgetFuture(now time.Time) {
 // ledgerKeys lists the objects of the ledger, the oldest first.
 func ledgerKeys(ctx context.Context, b storage.Bucket) ([]string, error) {
 	var keys []string
-	for o, err := range b.List(ctx, ledgerDir, "") {
+	for o, err := range b.List(ctx, LedgerDir, "") {
 		if err != nil {
 			return nil, err
 		}
-		if _, err := runid.Parse(o.Key[len(ledgerDir):]); err == nil {
+		if _, err := runid.Parse(o.Key[len(LedgerDir):]); err == nil {
 			keys = append(keys, o.Key)
 		}
 	}
@@ -258,7 +259,7 @@ func (v *verifier) storeLedger(ctx context.Context, ended bool) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ledgerTimeout)
 	defer cancel()
-	switch err := storage.CreateBytes(ctx, v.cfg.Bucket, ledgerDir+id.String(), data, nil); {
+	switch err := storage.CreateBytes(ctx, v.cfg.Bucket, LedgerDir+id.String(), data, nil); {
 	case err == nil:
 		return v.dropLedgers(ctx)
 	case v.chosen == nil:

@@ -52,7 +52,7 @@ func TestVerifyShare(t *testing.T) {
 	if r := part(Share{Bytes: 1}); r.ReadPacks != 1 {
 		t.Errorf("a byte read %d packs, want 1", r.ReadPacks)
 	}
-	if n := len(c.keys(t, ledgerDir)); n > ledgerKept {
+	if n := len(c.keys(t, LedgerDir)); n > ledgerKept {
 		t.Errorf("%d ledgers stand, want at most %d", n, ledgerKept)
 	}
 	// All is all, and writes nothing down.
@@ -81,7 +81,7 @@ func TestVerifyShareDamaged(t *testing.T) {
 			t.Errorf("%d of %d packs were never read whole", r.Share.NeverRead, r.Packs)
 		}
 	}
-	if keys := c.keys(t, ledgerDir); len(keys) != 0 {
+	if keys := c.keys(t, LedgerDir); len(keys) != 0 {
 		t.Errorf("ledgers %q of nothing", keys)
 	}
 }
@@ -96,11 +96,11 @@ func TestVerifyDamagedLedger(t *testing.T) {
 		func(b []byte) []byte { return b[:len(b)/2] },
 		func([]byte) []byte { return nil },
 	} {
-		if err := c.bucket.Delete(t.Context(), c.keys(t, ledgerDir)...); err != nil {
+		if err := c.bucket.Delete(t.Context(), c.keys(t, LedgerDir)...); err != nil {
 			t.Fatal(err)
 		}
 		want := c.verify(t, VerifyConfig{ReadData: true, Share: Share{Percent: 10}})
-		key := c.keys(t, ledgerDir)[0]
+		key := c.keys(t, LedgerDir)[0]
 		c.replace(t, key, change)
 		got := c.verify(t, VerifyConfig{ReadData: true, Share: Share{Percent: 10}})
 		if len(got.Problems) != 0 || len(got.Warnings) != 1 || got.Warnings[0].Object != key {
@@ -128,7 +128,7 @@ func TestVerifyShareRights(t *testing.T) {
 			t.Fatalf("Verify without the right to delete = %v", err)
 		}
 	}
-	if n := len(c.keys(t, ledgerDir)); n != ledgerKept+2 {
+	if n := len(c.keys(t, LedgerDir)); n != ledgerKept+2 {
 		t.Errorf("%d ledgers, want %d", n, ledgerKept+2)
 	}
 }

@@ -110,7 +110,7 @@ func newDeleteEverythingCommand(a *app, f *deleteFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:     "everything",
 		Short:   "delete all backups and WAL",
-		Long:    "Delete all backups and WAL; the parameters of the prefix stay. It fails while a backup is marked to be kept.",
+		Long:    "Delete all backups and WAL, and what was written down of verifications, drills and copies; the parameters of the prefix stay. It fails while a backup is marked to be kept.",
 		Example: "  wal-e delete --confirm everything",
 		Args:    arguments(),
 		RunE: f.byPolicy(a, func(p *gc.Policy, _ []string) error {
@@ -209,8 +209,22 @@ func (f *deleteFlags) delete(ctx context.Context, s *session, p gc.Policy, colle
 	if err == nil && (contents.Dedup || !contents.Classic) {
 		result.Report, err = gc.Delete(ctx, collect, plan.Victims())
 	}
+	if err == nil && p.Everything {
+		err = deleteRecords(ctx, collect.Log, b, collect.DryRun)
+	}
 	stop()
 	return errors.Join(err, result.tell(ctx, s, &collect, f.json))
+}
+
+// deleteRecords deletes what was written down of verifications, drills and copies
+// of backups that are gone.
+func deleteRecords(ctx context.Context, log *slog.Logger, b storage.Bucket, dryRun bool) error {
+	for _, folder := range []string{backup.LedgerDir, drillDir, copyNotes} {
+		if err := deleteFolder(ctx, log, b, folder, dryRun); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A deleteResult is what delete --json prints.
