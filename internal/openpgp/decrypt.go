@@ -103,8 +103,8 @@ func (k *KeyFile) Decrypt(ctx context.Context, message io.Reader) (io.ReadCloser
 	return io.NopCloser(damageReader{ctx, md.UnverifiedBody}), nil
 }
 
-// DecryptWith returns the text of a message whose session key is known. Only at
-// its end is it proven.
+// DecryptWith returns the text of a message that EncryptWith made with that session
+// key; another key fails here. Only at its end is the text proven.
 func DecryptWith(ctx context.Context, key []byte, message io.Reader) (io.ReadCloser, error) {
 	r, err := openMessage(key, contextReader{ctx, message})
 	switch {
@@ -137,8 +137,10 @@ func openMessage(key []byte, message io.Reader) (*messageReader, error) {
 			r.inner = packet.NewReader(r.sealed)
 			text, err := r.inner.Next()
 			literal, ok := text.(*packet.LiteralData)
-			if err == nil && !ok {
-				err = fault.BadMessage.Errorf("its text is a %T", text)
+			// Another key makes noise of it, which one time in a hundred begins
+			// as such a packet does.
+			if err == nil && (!ok || !literal.IsBinary || literal.FileName != "" || literal.Time != 0) {
+				err = fault.BadMessage.Errorf("it doesn't begin as ours do, as when it has another session key")
 			}
 			if err != nil {
 				return nil, noEOF(err)

@@ -2,6 +2,7 @@ package openpgp_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -259,6 +260,30 @@ func TestSessionKey(t *testing.T) {
 			if _, err := open(key, b.Bytes()[:i]); !errors.Is(err, openpgp.ErrDamaged) {
 				t.Errorf("cut to %d of %d bytes: %v, want ErrDamaged", i, b.Len(), err)
 			}
+		}
+	}
+}
+
+// No other session key gets so far as to text: whoever tries one goes on with the
+// private key, and would take noise for a damaged object.
+func TestOtherSessionKeys(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	w, err := recipients(t, public(t, newKey(t, "dba@example.com", &packet.Config{}))).EncryptWith(&b, make([]byte, openpgp.SessionKeySize))
+	if err == nil {
+		_, err = w.Write(make([]byte, 1000))
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := make([]byte, openpgp.SessionKeySize)
+	for i := range 5000 {
+		binary.BigEndian.PutUint64(key, uint64(i+1))
+		if _, err := openpgp.DecryptWith(t.Context(), key, bytes.NewReader(b.Bytes())); !errors.Is(err, openpgp.ErrDamaged) {
+			t.Fatalf("DecryptWith key %d = %v, want ErrDamaged", i+1, err)
 		}
 	}
 }
