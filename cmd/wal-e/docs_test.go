@@ -167,7 +167,7 @@ func TestDifferences(t *testing.T) {
 		"code":        {{"error-codes", `^\+ +MORE: wal-e explain WALE-\d{4}$`}},
 		"list-detail": {{"list-detail", `base_.*\t\t|base_.*\t\d+\t`}},
 		"bad-query":   {{"error-hints", `\+.*HINT: Want LATEST`}, {"query-detail", `DETAIL: The submitted query operator was "nonsense`}},
-		"fetch-none":  {{"error-hints", `HINT: wal-e backup-list`}, {"error-hints", `\+ +no backups found for fetching`}},
+		"fetch-none":  {{"error-hints", `HINT: wal-e backup-list`}, {"error-hints", `\+ +no backup in file://`}},
 		"no-prefix":   {{"swift-option", `HINT: Either set one of`}},
 		"bad-scheme":  {{"error-hints", `HINT: It comes from WALE_S3_PREFIX`}},
 		"version":     {{"version", `[12]\.\d`}},
