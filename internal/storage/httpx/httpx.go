@@ -41,7 +41,12 @@ const connectTimeout = 10 * time.Second
 // PEM certificates that are trusted besides those of the system.
 func Transport(certificates string) (*http.Transport, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
+	trust, err := newTrust(certificates)
+	if err != nil {
+		return nil, err
+	}
 	t.DialContext = (&net.Dialer{Timeout: connectTimeout, KeepAlive: 15 * time.Second}).DialContext
+	t.DialTLSContext = trust.dialTLS(t.DialContext)
 	t.TLSHandshakeTimeout = connectTimeout
 	t.MaxIdleConns = 0
 	t.MaxIdleConnsPerHost = 64
@@ -49,21 +54,14 @@ func Transport(certificates string) (*http.Transport, error) {
 	t.ForceAttemptHTTP2 = false
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP1(true)
-	if certificates == "" {
-		return t, nil
+	// What is behind a proxy DialTLSContext doesn't dial.
+	if certificates != "" && (os.Getenv("HTTPS_PROXY") != "" || os.Getenv("https_proxy") != "") {
+		pool, err := trust.all()
+		if err != nil {
+			return nil, err
+		}
+		t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
-	pem, err := os.ReadFile(certificates)
-	if err != nil {
-		return nil, err
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fault.BadSetting.Errorf("%s holds no certificate in PEM form", certificates)
-	}
-	t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	return t, nil
 }
 
