@@ -43,7 +43,7 @@ func inspect(dir string) (*inspection, error) {
 	for _, e := range entries {
 		switch name := e.Name(); name {
 		case "PG_VERSION", "global", "base":
-			return nil, fault.TargetInUse.Errorf("%s holds a cluster already (%s): restore to an empty directory, or move the old one away", dir, name)
+			return nil, fault.TargetInUse.Errorf("%s holds a cluster already (%s): restore to an empty directory, move the old one away, or turn it into the backup with --delta", dir, name)
 		case markerDir: // of a try that had not begun to write
 		case "pg_tblspc":
 			err = in.tablespaces(dir)
