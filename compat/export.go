@@ -96,14 +96,21 @@ func (p *pusher) export(ctx context.Context, cfg ExportConfig) error {
 	if cfg.Offline {
 		return p.commit(ctx, cfg.Stop, p.name.Segment, p.name.Offset)
 	}
-	stop := nameAt(cfg.Timeline, cfg.Stop, cfg.SegmentSize)
-	return p.commit(ctx, cfg.Stop, stop.Segment, stop.Offset)
+	segment, offset := stopAt(cfg.Timeline, cfg.Stop, cfg.SegmentSize)
+	return p.commit(ctx, cfg.Stop, segment, offset)
 }
 
-// nameAt is how a backup is called that starts at a position; stops are written in
-// the same way.
+// nameAt is how a backup is called that starts at a position. In segments of more than
+// 100 MB an offset may have more digits than the eight of a name; the first eight
+// count then, since the original has it from PostgreSQL's lpad, which cuts.
 func nameAt(tl postgres.Timeline, at postgres.LSN, size postgres.SegmentSize) Name {
-	return Name{Segment: postgres.SegmentAt(tl, at, size).Name(size), Offset: fmt.Sprintf("%08d", size.Offset(at))}
+	segment, offset := stopAt(tl, at, size)
+	return Name{Segment: segment, Offset: offset[:8]}
+}
+
+// stopAt is how a sentinel says where a backup stops: with all digits.
+func stopAt(tl postgres.Timeline, at postgres.LSN, size postgres.SegmentSize) (segment, offset string) {
+	return postgres.SegmentAt(tl, at, size).Name(size), fmt.Sprintf("%08d", size.Offset(at))
 }
 
 // exportFiles fills partitions as pushFiles does. pg_control, backup_label and

@@ -116,3 +116,56 @@ func TestExportNotUTF8(t *testing.T) {
 		t.Errorf("it left %s", o.Key)
 	}
 }
+
+// With large segments an offset may have more digits than a name has room for. The
+// original cuts it there; a longer name is none, and the backup would be invisible.
+func TestExportLargeSegments(t *testing.T) {
+	t.Parallel()
+	b := mem.New(nil)
+	cfg := exported(b)
+	cfg.SegmentSize = postgres.MaxSegmentSize
+	cfg.Start, cfg.Stop = 1_073_741_000, 1_073_741_800
+	r, err := compat.Export(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := compat.List(t.Context(), b)
+	if err != nil || len(list) != 1 || list[0].Name.String() != r.Name {
+		t.Fatalf("exported %s, and there are %v, %v", r.Name, list, err)
+	}
+	if want := "base_000000010000000000000000_10737410"; r.Name != want {
+		t.Errorf("it is called %s, want %s", r.Name, want)
+	}
+	if s, err := compat.ReadSentinel(t.Context(), b, list[0].Name); err != nil || s.StopOffset != "1073741800" || s.Offline(list[0].Name) {
+		t.Errorf("sentinel %+v, %v", s, err)
+	}
+	// Near the end of a segment start and stop are the same for eight digits.
+	if v, err := compat.Verify(t.Context(), compat.VerifyConfig{Bucket: b, ReadData: true}, list[0]); err != nil || !v.OK {
+		t.Errorf("Verify = %+v, %v", v, err)
+	}
+}
+
+// What lies where a partition will be is not ours, even when the store says that
+// it exists as it says after a lost answer.
+func TestExportBesideStrangePartitions(t *testing.T) {
+	t.Parallel()
+	name, err := compat.ParseName("base_000000010000000000000004_00000040")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for number := range 3 {
+		b := mem.New(nil)
+		if err := storage.CreateBytes(t.Context(), b, name.Partition(number), []byte("another push's"), nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := compat.Export(t.Context(), exported(b)); err == nil || !strings.Contains(err.Error(), name.Partition(number)) {
+			t.Errorf("partition %d was there: Export = %v", number, err)
+		}
+		if list, err := compat.List(t.Context(), b); err != nil || len(list) > 0 {
+			t.Errorf("partition %d was there: there is %v, %v", number, list, err)
+		}
+		if _, err := b.Stat(t.Context(), name.Partition(number)); err != nil {
+			t.Errorf("partition %d was there: %v", number, err)
+		}
+	}
+}

@@ -267,8 +267,8 @@ func (p *pusher) live(ctx context.Context) error {
 	if err := p.waitForWAL(ctx, session, stopped.Stop); err != nil {
 		return err
 	}
-	end := nameAt(p.tl, stopped.Stop, p.control.WALSegmentSize)
-	return p.commit(ctx, stopped.Stop, end.Segment, end.Offset)
+	segment, offset := stopAt(p.tl, stopped.Stop, p.control.WALSegmentSize)
+	return p.commit(ctx, stopped.Stop, segment, offset)
 }
 
 // stop stops the backup and checks that what it gives is of this backup.
@@ -386,13 +386,15 @@ func (p *pusher) begin(ctx context.Context, version string) error {
 		}
 		return err
 	}
+	if err := p.checkNew(ctx); err != nil {
+		return err
+	}
 	log := p.cfg.Log
 	log.InfoContext(ctx, "start upload postgres version metadata",
 		"detail", fmt.Sprintf("Uploading to %s/%s.", p.cfg.Bucket.URL(), p.name.Version()))
 	err := storage.CreateBytes(ctx, p.cfg.Bucket, p.name.Version(), []byte("PostgreSQL "+version), nil)
 	if errors.Is(err, storage.ErrExist) {
-		return fmt.Errorf("%w: a push of %s has begun before and not ended: see that none is running, remove %s%s/ from %s, and run this again",
-			err, p.name, backupsFolder, p.name, p.cfg.Bucket.URL())
+		return p.begunBefore(err)
 	}
 	if err != nil {
 		return err
@@ -400,6 +402,25 @@ func (p *pusher) begin(ctx context.Context, version string) error {
 	p.claim = true
 	log.InfoContext(ctx, "postgres version metadata upload complete")
 	return nil
+}
+
+// checkNew refuses partitions that are there without a version file. Ours would not
+// take their places, and what store finds there it holds for its own.
+func (p *pusher) checkNew(ctx context.Context) error {
+	for o, err := range p.cfg.Bucket.List(ctx, p.name.partitionFolder(), "") {
+		if err != nil {
+			return fmt.Errorf("look for partitions of %s: %w", p.name, err)
+		}
+		if ParseKey(o.Key).Kind == Partition {
+			return p.begunBefore(fmt.Errorf("%s: %w", o.Key, storage.ErrExist))
+		}
+	}
+	return nil
+}
+
+func (p *pusher) begunBefore(err error) error {
+	return fmt.Errorf("%w: a push of %s has begun before and not ended: see that none is running, remove %s%s/ from %s, and run this again",
+		err, p.name, backupsFolder, p.name, p.cfg.Bucket.URL())
 }
 
 // pushFiles stores everything that is on disk. Partitions are filled in the
