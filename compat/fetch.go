@@ -95,7 +95,7 @@ type RestoredTablespace struct {
 // tablespaces, whatever names and links the partitions hold: links are made last.
 //
 // It does not restore WAL or set up recovery. Memory: a few blocks of lzop per
-// worker, and the names of directories and links.
+// worker, the names of directories and links, and some 40 bytes for each file.
 func Fetch(ctx context.Context, cfg FetchConfig) (*FetchReport, error) {
 	cfg.setDefaults()
 	f := &fetcher{cfg: cfg, report: &FetchReport{Backup: cfg.Backup.Name.String(), Layout: Classic, Tablespaces: []RestoredTablespace{}}}
@@ -134,6 +134,7 @@ type fetcher struct {
 	lock     *os.File
 	sites    []*site
 	made     sync.Map // directories by site and path
+	members  paths    // that are no directories
 
 	files, bytes atomic.Int64
 
@@ -188,6 +189,13 @@ func (f *fetcher) plan(ctx context.Context) (err error) {
 	if f.found, err = inspect(f.dir, f.marker != nil); err != nil {
 		return err
 	}
+	if f.marker != nil {
+		for _, name := range f.marker.Kept {
+			if _, err := os.Lstat(filepath.Join(f.dir, name)); err == nil {
+				f.found.kept[name] = true
+			}
+		}
+	}
 	if err := f.planWALDir(); err != nil {
 		return err
 	}
@@ -207,6 +215,9 @@ func (f *fetcher) plan(ctx context.Context) (err error) {
 }
 
 func (f *fetcher) planWALDir() error {
+	if f.marker != nil {
+		f.report.WALDir = f.marker.WALDir
+	}
 	if f.cfg.WALDir == "" {
 		return nil
 	}
@@ -214,7 +225,13 @@ func (f *fetcher) planWALDir() error {
 	if err != nil {
 		return err
 	}
-	if f.found.wal != "" && f.marker == nil {
+	if f.marker != nil {
+		if dir != f.marker.WALDir {
+			return fault.TargetInUse.Errorf("this fetch was begun with WAL in %q: it can't go on with %s", f.marker.WALDir, dir)
+		}
+		return nil
+	}
+	if f.found.wal != "" {
 		return fault.TargetInUse.Errorf("%s in %s is there already: leave --waldir away, or remove it", f.found.wal, f.dir)
 	}
 	if err := checkEmpty(dir); err != nil && !errors.Is(err, os.ErrNotExist) {

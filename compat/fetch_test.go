@@ -420,3 +420,95 @@ func TestDryRun(t *testing.T) {
 		t.Errorf("directory: %v", err)
 	}
 }
+
+// What was there before the first try is the user's in each further one.
+func TestFetchAgainKeepsFiles(t *testing.T) {
+	t.Parallel()
+	a := live(t, file("server.key", "of the backup"))
+	key := a.name.Partition(0)
+	whole := a.read(t, key)
+	dir := t.TempDir()
+	mine := filepath.Join(dir, "server.key")
+	if err := os.WriteFile(mine, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.replace(t, key, whole[:len(whole)-5])
+	for range 2 {
+		if _, err := a.fetch(t, compat.FetchConfig{Dir: dir}); !errors.Is(err, lzop.ErrDamaged) {
+			t.Fatalf("Fetch = %v", err)
+		}
+	}
+	a.replace(t, key, whole)
+	r := mustFetch(t, a, compat.FetchConfig{Dir: dir})
+	if b, err := os.ReadFile(mine); err != nil || string(b) != "mine" || len(r.Warnings) == 0 || !strings.Contains(r.Warnings[0], "server.key was there") {
+		t.Errorf("server.key is %q, %v; warnings %q", b, err, r.Warnings)
+	}
+}
+
+// A fetch that was killed at its very end has put pg_control in its place. While the
+// next one works, and when it fails, no server may start there.
+func TestFetchAgainWithoutControl(t *testing.T) {
+	t.Parallel()
+	a := live(t)
+	key := a.name.Partition(0)
+	whole := a.read(t, key)
+	dir := filepath.Join(t.TempDir(), "data")
+	a.replace(t, key, whole[:len(whole)-5])
+	if _, err := a.fetch(t, compat.FetchConfig{Dir: dir}); !errors.Is(err, lzop.ErrDamaged) {
+		t.Fatalf("Fetch = %v", err)
+	}
+	control := filepath.Join(dir, "global/pg_control")
+	if err := os.MkdirAll(filepath.Dir(control), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(control, []byte("control"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.fetch(t, compat.FetchConfig{Dir: dir}); !errors.Is(err, lzop.ErrDamaged) {
+		t.Fatalf("Fetch = %v", err)
+	}
+	if _, err := os.Stat(control); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a server would start: %v", err)
+	}
+	a.replace(t, key, whole)
+	mustFetch(t, a, compat.FetchConfig{Dir: dir})
+	wantTree(t, dir, plain...)
+}
+
+// A damaged backup doesn't become a good one by trying again.
+func TestFetchAgainTwice(t *testing.T) {
+	t.Parallel()
+	a := live(t)
+	a.partition(t, 1, tar.FormatPAX, file("base/1/112", "another"))
+	dir := filepath.Join(t.TempDir(), "data")
+	for range 3 {
+		if _, err := a.fetch(t, compat.FetchConfig{Dir: dir}); err == nil || !strings.Contains(err.Error(), "base/1/112") || !errors.Is(err, compat.ErrBadMember) {
+			t.Errorf("Fetch = %v", err)
+		}
+	}
+	v, err := compat.Verify(t.Context(), compat.VerifyConfig{Bucket: a, ReadData: true}, compat.Backup{Name: a.name})
+	if err != nil || v.OK {
+		t.Errorf("Verify = %+v, %v", v, err)
+	}
+}
+
+// WAL goes in a further try to where it went in the first.
+func TestFetchAgainWALDir(t *testing.T) {
+	t.Parallel()
+	a := live(t)
+	key := a.name.Partition(0)
+	whole := a.read(t, key)
+	dir, wal, other := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "wal"), filepath.Join(t.TempDir(), "other")
+	a.replace(t, key, whole[:len(whole)-5])
+	if _, err := a.fetch(t, compat.FetchConfig{Dir: dir, WALDir: wal}); !errors.Is(err, lzop.ErrDamaged) {
+		t.Fatalf("Fetch = %v", err)
+	}
+	a.replace(t, key, whole)
+	if _, err := a.fetch(t, compat.FetchConfig{Dir: dir, WALDir: other}); err == nil || !strings.Contains(err.Error(), wal) {
+		t.Errorf("Fetch with WAL elsewhere = %v", err)
+	}
+	if r := mustFetch(t, a, compat.FetchConfig{Dir: dir}); r.WALDir != wal {
+		t.Errorf("WAL is reported in %q", r.WALDir)
+	}
+	wantTree(t, dir, append(slices.DeleteFunc(with(), func(s string) bool { return s == "pg_wal/" }), "pg_wal -> "+wal)...)
+}

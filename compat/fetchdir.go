@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"wal-e/internal/fault"
 )
@@ -28,6 +30,10 @@ type marker struct {
 	Begun   time.Time         `json:"begun"`
 	Spaces  map[uint32]string `json:"tablespaces"` // "" is a blind one
 	WALDir  string            `json:"wal_directory,omitempty"`
+	Kept    []string          `json:"kept,omitempty"` // what was in the directory before
+	// Exact and ExactWALDir have those of the directories again that aren't UTF-8.
+	Exact       map[uint32][]byte `json:"tablespaces_bytes,omitempty"`
+	ExactWALDir []byte            `json:"wal_directory_bytes,omitempty"`
 }
 
 // readMarker returns the marker of a directory, nil when there is none.
@@ -56,7 +62,38 @@ func readMarker(dir string) (*marker, error) {
 	if err := json.Unmarshal(b, m); err != nil || m.Version != 1 {
 		return nil, fault.OtherFetch.Errorf("%s can't be read (version %d, %v): empty %s and fetch again", name, m.Version, err, dir)
 	}
+	for oid, dir := range m.Exact {
+		m.Spaces[oid] = string(dir)
+	}
+	if len(m.ExactWALDir) > 0 {
+		m.WALDir = string(m.ExactWALDir)
+	}
 	return m, nil
+}
+
+// write puts the marker into its folder, durably.
+func (m *marker) write(folder string) error {
+	m.Exact = make(map[uint32][]byte)
+	for oid, dir := range m.Spaces {
+		if !utf8.ValidString(dir) {
+			m.Exact[oid] = []byte(dir)
+		}
+	}
+	if !utf8.ValidString(m.WALDir) {
+		m.ExactWALDir = []byte(m.WALDir)
+	}
+	b, err := json.MarshalIndent(m, "", " ")
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(folder, "fetch.json")
+	if err := writeDurably(name+".tmp", append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(name+".tmp", name); err != nil {
+		return err
+	}
+	return syncDirectory(folder)
 }
 
 // check refuses to go on with another backup.
@@ -77,7 +114,7 @@ type inspection struct {
 }
 
 // inspect refuses a directory unless a restore can't destroy anything there. What
-// an earlier try left there is the backup's.
+// an earlier try left there is the backup's, but for what its marker says to keep.
 func inspect(dir string, again bool) (*inspection, error) {
 	in := &inspection{kept: make(map[string]bool), links: make(map[uint32]string)}
 	entries, err := os.ReadDir(dir)
@@ -197,27 +234,67 @@ func (f *fetcher) begin() error {
 		return fmt.Errorf("another backup-fetch is at work there, or its file system has no locks: %w", err)
 	}
 	f.lock = lock
-	if f.marker == nil {
-		m := marker{Version: 1, Backup: f.cfg.Backup.Name.String(), Begun: f.cfg.Now().UTC(), Spaces: make(map[uint32]string), WALDir: f.report.WALDir}
+	if err := f.checkUnchanged(); err != nil {
+		return err
+	}
+	if err := f.mark(folder); err != nil {
+		return err
+	}
+	if err := f.openSites(); err != nil {
+		return err
+	}
+	return f.removeControl()
+}
+
+// checkUnchanged makes sure that what was planned with is still so: another fetch may
+// have ended since, or begun.
+func (f *fetcher) checkUnchanged() error {
+	m, err := readMarker(f.dir)
+	if err != nil {
+		return err
+	}
+	if (m == nil) != (f.marker == nil) {
+		return fault.Busy.Errorf("another backup-fetch was at work in %s: look at what it left, and run the command again", f.dir)
+	}
+	if m != nil {
+		return m.check(f.dir, f.cfg.Backup.Name)
+	}
+	_, err = inspect(f.dir, false)
+	return err
+}
+
+// mark writes the marker, also when there are fewer files left to keep than the one of
+// an earlier try has: what comes in their places is the backup's.
+func (f *fetcher) mark(folder string) error {
+	m := f.marker
+	kept := slices.Sorted(maps.Keys(f.found.kept))
+	if m != nil && slices.Equal(m.Kept, kept) {
+		return nil
+	}
+	if m == nil {
+		m = &marker{Version: 1, Backup: f.cfg.Backup.Name.String(), Begun: f.cfg.Now().UTC(), Spaces: make(map[uint32]string), WALDir: f.report.WALDir}
 		for _, s := range f.spaces {
 			m.Spaces[s.oid] = s.dir
 		}
-		b, err := json.MarshalIndent(m, "", " ")
-		if err != nil {
-			return err
-		}
-		name := filepath.Join(folder, "fetch.json")
-		if err := writeDurably(name+".tmp", append(b, '\n'), 0o600); err != nil {
-			return err
-		}
-		if err := os.Rename(name+".tmp", name); err != nil {
-			return err
-		}
-		if err := errors.Join(syncDirectory(folder), syncDirectory(f.dir)); err != nil {
-			return err
-		}
 	}
-	return f.openSites()
+	m.Kept = kept
+	return errors.Join(m.write(folder), syncDirectory(f.dir))
+}
+
+// removeControl removes the pg_control of an earlier try that was killed at its very
+// end: with it a server would start on what this one is about to write anew.
+func (f *fetcher) removeControl() error {
+	if f.marker == nil {
+		return nil
+	}
+	err := f.sites[0].root.Remove(controlPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return syncDirectory(filepath.Join(f.dir, "global"))
 }
 
 // makeDirectory makes a directory and its parents, those for all to read, and

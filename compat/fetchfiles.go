@@ -51,6 +51,9 @@ func (f *fetcher) member(ctx context.Context, m member, content io.Reader) error
 		f.warn(ctx, "a file is left out", fmt.Sprintf("The backup has %s.", m.Path), "With it the server would not start as what it was.")
 		return nil
 	}
+	if err := f.members.add(m); err != nil {
+		return err
+	}
 	if m.Type == memberSymlink && (isWALFolder(m.Path) || isEmptied(m.Path)) {
 		// The original put the link away and nothing behind it: the WAL of the
 		// original may be there, or nothing.
@@ -157,16 +160,30 @@ func (f *fetcher) file(m member, content io.Reader) error {
 	if err := f.makeDir(s, path.Dir(p)); err != nil {
 		return err
 	}
-	if f.marker != nil || m.Path == controlPath { // of an earlier try
-		if err := s.root.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	if err := f.removeOld(s, p); err != nil {
+		return err
 	}
 	if err := f.write(s, p, m, content); err != nil {
 		return err
 	}
 	f.count(m)
 	return f.note(m.Path, s, p)
+}
+
+// removeOld removes what an earlier try put in a member's place. This one has put
+// nothing there: no path is in a backup twice.
+func (f *fetcher) removeOld(s *site, p string) error {
+	if f.marker == nil {
+		return nil
+	}
+	info, err := s.root.Lstat(p)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && info.IsDir() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.root.Remove(p)
 }
 
 func (f *fetcher) count(m member) {
@@ -180,9 +197,6 @@ func (f *fetcher) note(name string, s *site, p string) error {
 	defer f.mu.Unlock()
 	switch name {
 	case controlPath:
-		if f.control {
-			return fmt.Errorf("%w: there are two of it", ErrBadMember)
-		}
 		f.control = true
 	case labelPath:
 		f.label = true
@@ -285,12 +299,8 @@ func (f *fetcher) makeLink(ctx context.Context, m member) error {
 	if err := f.makeDir(s, path.Dir(p)); err != nil {
 		return err
 	}
-	if f.marker != nil {
-		if info, err := s.root.Lstat(p); err == nil && !info.IsDir() {
-			if err := s.root.Remove(p); err != nil {
-				return err
-			}
-		}
+	if err := f.removeOld(s, p); err != nil {
+		return err
 	}
 	if m.Type == memberHardlink {
 		at, old, err := f.site(m.Link)

@@ -2,11 +2,13 @@ package compat
 
 import (
 	"archive/tar"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"path"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -33,6 +35,32 @@ type member struct {
 
 	UID, GID     int
 	Owner, Group string // may be empty
+}
+
+// paths are those of the members of a backup that are no directories, so that none is
+// there twice: which of the two is right, nobody can say. Of each it keeps a hash.
+// The zero value is ready, for several goroutines.
+type paths struct {
+	mu   sync.Mutex
+	seen map[[16]byte]struct{}
+}
+
+func (p *paths) add(m member) error {
+	if m.Type == memberDirectory {
+		return nil
+	}
+	sum := sha256.Sum256([]byte(m.Path))
+	key := [16]byte(sum[:16])
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, twice := p.seen[key]; twice {
+		return fmt.Errorf("%w: %q: there are two of it", ErrBadMember, m.Path)
+	}
+	if p.seen == nil {
+		p.seen = make(map[[16]byte]struct{})
+	}
+	p.seen[key] = struct{}{}
+	return nil
 }
 
 // ErrBadMember is wrapped when a partition holds what no base backup does.

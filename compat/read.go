@@ -122,9 +122,13 @@ func Files(ctx context.Context, cfg ReadConfig, b Backup, visit func(ctx context
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(cfg.Workers)
+	var members paths
 	for _, p := range parts {
 		g.Go(func() error {
 			return cfg.partition(ctx, p.Key, func(m member, content io.Reader) error {
+				if err := members.add(m); err != nil {
+					return err
+				}
 				f := File{Path: m.Path, Mode: fs.FileMode(m.Mode & 0o777), Size: m.Size, Link: m.Link, Owner: m.Owner, Group: m.Group, ModTime: m.ModTime}
 				switch m.Type {
 				case memberDirectory:

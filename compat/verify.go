@@ -59,6 +59,7 @@ type verifier struct {
 	name   Name
 	report *Verified
 
+	members                 paths
 	control, version, label bool
 	segmentSize             postgres.SegmentSize // 0: not known
 }
@@ -118,6 +119,9 @@ func (v *verifier) partition(ctx context.Context, key string) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	return readPartition(contextReader{ctx, r}, func(m member, content io.Reader) error {
+		if err := v.members.add(m); err != nil {
+			return err
+		}
 		switch m.Path {
 		case controlPath:
 			v.control = true
