@@ -258,7 +258,8 @@ type Placed struct {
 // an error.
 //
 // The name of a backup that was taken offline may have a wrong segment (see
-// Name): of those that it may be, the lowest counts that the archive holds.
+// Name): of those that it may be, the lowest counts that the archive holds, and
+// where the size of segments isn't known the lowest there can be.
 func Place(ctx context.Context, b storage.Bucket, list []Backup, size postgres.SegmentSize) (*Placed, error) {
 	p := &Placed{SegmentSize: size}
 	segments := make(map[string]bool)
@@ -288,6 +289,7 @@ func Place(ctx context.Context, b storage.Bucket, list []Backup, size postgres.S
 		for p.SegmentSize = postgres.DefaultSegmentSize; highest >= 1<<32/uint64(p.SegmentSize) && p.SegmentSize > postgres.MinSegmentSize; {
 			p.SegmentSize /= 2
 		}
+		segments = nil // which of them a backup begins in depends on their true size
 	}
 	for i, backup := range list {
 		at, err := position(backup.Name, sentinels[i], p.SegmentSize, segments)
@@ -301,7 +303,7 @@ func Place(ctx context.Context, b storage.Bucket, list []Backup, size postgres.S
 
 // Start returns the least position at which a backup of that name may begin.
 func (p *Placed) Start(n Name) postgres.LSN {
-	s, err := postgres.ParseSegment(offlineSegment(n, nil), p.SegmentSize)
+	s, err := postgres.ParseSegment(offlineSegment(n, p.SegmentSize, nil), p.SegmentSize)
 	if err != nil {
 		return 0
 	}
@@ -351,7 +353,7 @@ func low(segment string) uint64 {
 
 func position(n Name, s SentinelFile, size postgres.SegmentSize, stored map[string]bool) (Position, error) {
 	if s.Offline(n) {
-		name := offlineSegment(n, stored)
+		name := offlineSegment(n, size, stored)
 		segment, err := postgres.ParseSegment(name, size)
 		if err != nil {
 			return Position{}, err
@@ -383,16 +385,29 @@ func locate(segment, offset string, size postgres.SegmentSize) (postgres.LSN, er
 	return s.Start(size) + postgres.LSN(n), nil
 }
 
-// offlineSegment returns the segment in which an offline backup begins. The
-// original took the first two digits of the lower half of the position, which
-// has no leading zeros, for the number of the segment.
-func offlineSegment(n Name, stored map[string]bool) string {
+// offlineSegment returns the segment in which an offline backup begins: the lowest
+// that it may be and that is stored.
+//
+// The original took the first two digits of the lower half of the position, which
+// has no leading zeros, for the number of the segment. So the position has from two
+// to eight digits that begin with these; and a name of ours, which is right, may look
+// the same.
+func offlineSegment(n Name, size postgres.SegmentSize, stored map[string]bool) string {
 	last := n.Segment[22:]
 	if n.Segment[16:22] != "000000" || n.Offset[6:] != last || strings.Trim(n.Offset[:6], "0") != "" {
 		return n.Segment // not made like that
 	}
-	for _, digits := range []string{"00", "0" + last[:1], last} {
-		if name := n.Segment[:22] + digits; stored[name] {
+	digits := low(n.Segment)
+	numbers := []uint64{digits}
+	for more := range 7 {
+		first, end := digits<<(4*more), (digits+1)<<(4*more)
+		for no := first / uint64(size); no <= (end-1)/uint64(size); no++ {
+			numbers = append(numbers, no)
+		}
+	}
+	slices.Sort(numbers)
+	for _, no := range numbers {
+		if name := fmt.Sprintf("%s%08X", n.Segment[:16], no); stored[name] {
 			return name
 		}
 	}
