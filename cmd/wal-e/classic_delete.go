@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"wal-e/chunkstore"
@@ -12,6 +15,7 @@ import (
 	"wal-e/internal/fault"
 	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
+	"wal-e/wal"
 )
 
 // A classicLayout is what retention knows of the classic layout in a prefix. Nil
@@ -231,4 +235,63 @@ func stalledAfter(fence time.Duration) time.Duration {
 		return 24 * time.Hour
 	}
 	return fence
+}
+
+// checkClassicWAL refuses when backups in the new layout, imported ones, can be rolled
+// forward with segments that are in the classic layout only. Timelines count for
+// nothing; and where nobody can tell whose the classic WAL is, it may be anybody's.
+func (s *session) checkClassicWAL(ctx context.Context, b storage.Bucket) error {
+	catalog, err := gc.ReadCatalog(ctx, b, deleteRequests, nil)
+	if err != nil {
+		return err
+	}
+	id, _, err := compat.Cluster(ctx, b, s.decryptClassic)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	anybodys := err != nil
+	first := make(map[string]string) // segment by system, but for its timeline
+	for _, ours := range catalog.Backups {
+		if !anybodys && ours.System != id.String() {
+			continue
+		}
+		size := cmp.Or(ours.SegmentSize, postgres.DefaultSegmentSize)
+		name := postgres.SegmentAt(ours.Timeline, ours.Start, size).Name(size)[8:]
+		if before, ok := first[ours.System]; !ok || name < before {
+			first[ours.System] = name
+		}
+	}
+	if len(first) == 0 {
+		return &message{
+			kind: fault.LastResort,
+			text: fmt.Sprintf("the base backups of %s in the new layout are of other systems than %s, of which the classic ones are", b.URL(), id),
+			hint: "Take one with `wal-e backup-push`, or import the classic ones. --force deletes them nevertheless.",
+		}
+	}
+	names, err := compat.WALFiles(ctx, b)
+	if err != nil {
+		return err
+	}
+	for _, of := range slices.Sorted(maps.Keys(first)) {
+		system, err := postgres.ParseSystemID(of)
+		if err != nil {
+			return err
+		}
+		needed := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+			return postgres.ParseWALFile(name).Kind != postgres.SegmentFile || name[8:] < first[of]
+		})
+		missing, err := wal.Missing(ctx, b, system, slices.Values(needed))
+		if err != nil {
+			return err
+		}
+		if len(missing) > 0 {
+			return &message{
+				kind: fault.LastResort,
+				text: fmt.Sprintf("%s, from %s on, can roll backups of the new layout forward and is only in the classic layout of %s",
+					counted(len(missing), "WAL segment"), missing[0], b.URL()),
+				hint: "Take them over with `wal-e import --wal`. --force deletes them nevertheless: such backups can then be restored as they were taken, and to no later moment.",
+			}
+		}
+	}
+	return nil
 }

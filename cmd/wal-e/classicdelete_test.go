@@ -236,3 +236,38 @@ func TestOldVersions(t *testing.T) {
 		t.Errorf("left with --force: %v", left)
 	}
 }
+
+// A backup that was imported can be rolled forward with WAL that is in the classic
+// layout: without --force that stays until it was imported, too.
+func TestOldVersionsNeeded(t *testing.T) {
+	t.Parallel()
+	a := writableFixture(t, "prefixes/plain")
+	a.must(t, nil, "upgrade-layout", "--confirm")
+	a.must(t, nil, "import", "--backup", "base_000000010000000000000004_00000216")
+	before := a.keys(t)
+	words := []string{"000000010000000000000005", "only in the classic layout", "wal-e import --wal", "--force"}
+	a.fails(t, nil, 1, words, "delete", "old-versions")
+	a.fails(t, nil, 1, words, "delete", "--confirm", "old-versions")
+	if went := gone(before, a.keys(t)); len(went) > 0 {
+		t.Errorf("went %v", went)
+	}
+	a.must(t, nil, "import", "--wal")
+	a.must(t, nil, "delete", "--confirm", "old-versions")
+	if left := append(under(a.keys(t), "basebackups_005/"), under(a.keys(t), "wal_005/")...); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	a.must(t, nil, "verify", "--all", "--wal")
+}
+
+// Backups of another cluster don't replace the classic ones.
+func TestOldVersionsOfAnother(t *testing.T) {
+	t.Parallel()
+	a := writableFixture(t, "prefixes/plain")
+	other, _ := importFixture(t, "prefixes/offline", "")
+	a.sh(t, "cp -r "+other.prefix+"/*_006 "+a.prefix)
+	before := a.keys(t)
+	a.fails(t, nil, 1, []string{"of other systems", "WALE-1603"}, "delete", "--confirm", "old-versions")
+	if went := gone(before, a.keys(t)); len(went) > 0 {
+		t.Errorf("went %v", went)
+	}
+}

@@ -127,14 +127,15 @@ func newDeleteOldCommand(a *app, f *deleteFlags) *cobra.Command {
 		Short: "delete what older layouts left",
 		Long: `Delete the folders of layouts 000 to 004, which no program of today reads. Where
 the prefix has the new layout, 006, the classic one, 005, is old as well: it goes,
-backups and WAL, once there is a base backup in the new one.`,
+backups and WAL, once there is a base backup in the new one, and all the WAL from
+there on is in the new one, too.`,
 		Example: "  wal-e delete --confirm old-versions",
 		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.do(cmd, func(ctx context.Context, s *session) error { return deleteOldVersions(ctx, s, !f.really(), force) })
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "delete classic backups though there is none in the new layout")
+	cmd.Flags().BoolVar(&force, "force", false, "delete classic backups though there is none in the new layout, and WAL that it lacks")
 	return cmd
 }
 
@@ -358,6 +359,9 @@ func deleteOldVersions(ctx context.Context, s *session, dryRun, force bool) erro
 				text: fmt.Sprintf("%s has no base backup in the new layout, so the classic ones are all there are", b.URL()),
 				hint: "Take one with `wal-e backup-push`, or import the classic ones. --force deletes them nevertheless.",
 			}
+		}
+		if err := s.checkClassicWAL(ctx, b); err != nil {
+			return err
 		}
 	}
 	writeRecord(ctx, s.log, gc.StartRecord(dryRun))
