@@ -133,6 +133,7 @@ type fetcher struct {
 	owner    *ownership // nil: not root
 	lock     *os.File
 	sites    []*site
+	wal      *site    // of WAL, when it is elsewhere
 	made     sync.Map // directories by site and path
 	members  paths    // that are no directories
 

@@ -340,8 +340,10 @@ func syncDirectory(dir string) error {
 
 // close gives back what is open. Nothing that it closes was written to.
 func (f *fetcher) close() {
-	for _, s := range f.sites {
-		_ = s.root.Close()
+	for _, s := range append(f.sites, f.wal) {
+		if s != nil && s.root != nil {
+			_ = s.root.Close()
+		}
 	}
 	if f.lock != nil {
 		_ = syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN)

@@ -383,6 +383,11 @@ func (f *fetcher) makeWALFolder(context.Context) error {
 	if err := f.walFolder(m); err != nil {
 		return err
 	}
+	if f.wal != nil {
+		if err := syncDirectory(f.wal.dir); err != nil {
+			return err
+		}
+	}
 	if f.owner == nil {
 		return nil
 	}

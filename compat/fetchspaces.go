@@ -185,10 +185,8 @@ func (f *fetcher) openSites() error {
 		return err
 	}
 	root := f.sites[0].root
-	if f.report.WALDir != "" {
-		if err := makeDirectory(f.report.WALDir); err != nil {
-			return err
-		}
+	if err := f.openWAL(); err != nil {
+		return err
 	}
 	for _, s := range f.spaces {
 		if s.dir == "" {
@@ -214,6 +212,32 @@ func (f *fetcher) openSites() error {
 	return nil
 }
 
+// openWAL opens the directory of WAL when it is elsewhere, where the option says or a
+// link leads that is there. Backups of stopped clusters have WAL.
+func (f *fetcher) openWAL() error {
+	dir := f.report.WALDir
+	if dir != "" {
+		if err := makeDirectory(dir); err != nil {
+			return err
+		}
+	} else if f.found.wal != "" {
+		at := filepath.Join(f.dir, f.found.wal)
+		info, err := os.Lstat(at)
+		if err == nil && info.Mode().Type() == fs.ModeSymlink {
+			dir, err = filepath.EvalSymlinks(at)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if dir == "" {
+		return nil
+	}
+	root, err := os.OpenRoot(dir)
+	f.wal = &site{prefix: "pg_wal", dir: dir, root: root}
+	return err
+}
+
 func (f *fetcher) openSite(prefix, dir string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -226,6 +250,9 @@ func (f *fetcher) openSite(prefix, dir string) error {
 // site returns where a member goes, and its path there.
 func (f *fetcher) site(p string) (*site, string, error) {
 	main := f.sites[0]
+	if folder, below, ok := strings.Cut(p, "/"); ok && f.wal != nil && isWALFolder(folder) {
+		return f.wal, below, nil
+	}
 	rest, ok := strings.CutPrefix(p, "pg_tblspc/")
 	if !ok {
 		return main, p, nil

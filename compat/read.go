@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
 	"slices"
 	"time"
 
@@ -162,6 +163,49 @@ func ReadWAL(ctx context.Context, cfg WALConfig, name string, limit int64) (data
 		return nil, err
 	}
 	return held.data, nil
+}
+
+// CarriedWAL returns the content of segments that a backup of a stopped cluster carries
+// itself, as ours do, verified as ReadWAL does. One that it doesn't carry gives an
+// error that wraps storage.ErrNotExist.
+func CarriedWAL(ctx context.Context, cfg ReadConfig, system postgres.SystemID, b Backup, names []string) (map[string][]byte, error) {
+	parts, _, err := listPartitions(ctx, cfg.Bucket, b.Name)
+	if err != nil {
+		return nil, err
+	}
+	carried := make(map[string][]byte)
+	for _, p := range slices.Backward(parts) { // at the end is where a push puts them
+		err := cfg.partition(ctx, p.Key, func(m member, content io.Reader) error {
+			folder, name := path.Split(m.Path)
+			if m.Type != memberFile || !isWALFolder(path.Clean(folder)) || !slices.Contains(names, name) {
+				return nil
+			}
+			held, head := limitedBuffer{left: int64(postgres.MaxSegmentSize)}, &header{}
+			n, err := io.Copy(io.MultiWriter(head, &held), content)
+			if err == nil {
+				err = head.check(name, n, system)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", m.Path, err)
+			}
+			if carried[name] = held.data; len(carried) == len(names) {
+				return errFound
+			}
+			return nil
+		})
+		if errors.Is(err, errFound) {
+			return carried, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range names {
+		if carried[name] == nil {
+			return nil, fmt.Errorf("compat: backup %s in %s carries no WAL segment %s: %w", b.Name, cfg.Bucket.URL(), name, storage.ErrNotExist)
+		}
+	}
+	return carried, nil
 }
 
 type limitedBuffer struct {

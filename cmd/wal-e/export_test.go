@@ -203,3 +203,44 @@ func overwrite(t *testing.T, path string, data []byte) {
 		t.Fatal(err)
 	}
 }
+
+// A classic backup of a stopped cluster that we wrote carries its WAL, which no archive
+// has. It is imported with that, and goes where WAL is to go.
+func TestClassicOfflineOfOurs(t *testing.T) {
+	t.Parallel()
+	a, to, back := newArchive(t), newArchive(t), newArchive(t)
+	c := a.start(t, pgtest.Options{SegmentSizeMB: 1})
+	c.Exec(t, "CREATE TABLE t AS SELECT generate_series(1, 2000) i")
+	c.Stop(t, pgtest.Fast)
+	name := a.export(t, to, a.push(t, c, "--while-offline").Name)
+	rows := func(from *archive, dir string) {
+		t.Helper()
+		from.configure(t, dir)
+		r := from.recovered(t, dir, classicRestore{Timeline: "latest"})
+		if got := r.Query(t, "SELECT count(*) FROM t"); got != "2000" {
+			t.Errorf("restored %s rows", got)
+		}
+	}
+	t.Run("import", func(t *testing.T) {
+		back.must(t, nil, "import", "--from", "file://localhost"+to.prefix, "--all")
+		back.must(t, nil, "verify", "--all", "--read-data", "--wal")
+		dir := target(t)
+		back.must(t, nil, "backup-fetch", dir, "LATEST")
+		rows(back, dir)
+	})
+	t.Run("waldir", func(t *testing.T) {
+		for range 3 { // whichever partition comes first
+			dir, wal := target(t), target(t)
+			to.must(t, nil, "backup-fetch", "--waldir", wal, dir, name)
+			if at, err := os.Readlink(filepath.Join(dir, "pg_wal")); err != nil || at != wal {
+				t.Fatalf("pg_wal is %q, %v; want a link to %s", at, err, wal)
+			}
+			if segments, err := filepath.Glob(filepath.Join(wal, "0000*")); err != nil || len(segments) == 0 {
+				t.Errorf("WAL: %v, %v", segments, err)
+			}
+		}
+		dir, wal := target(t), target(t)
+		to.must(t, nil, "backup-fetch", "--waldir", wal, dir, name)
+		rows(to, dir)
+	})
+}

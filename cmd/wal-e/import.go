@@ -160,7 +160,10 @@ func (i *importing) backup(ctx context.Context, b compat.Backup) error {
 			}
 			return err
 		},
-		NeedWAL: i.needWAL, StateDir: i.stateDir, AllowNewCluster: i.s.allowNewCluster,
+		NeedWAL: func(ctx context.Context, system postgres.SystemID, names []string, content bool) (map[string][]byte, error) {
+			return i.needWAL(ctx, b, system, names, content)
+		},
+		StateDir: i.stateDir, AllowNewCluster: i.s.allowNewCluster,
 		Program: version, Host: hostname(), Log: i.s.log.With("logger", "wal_e.operator.backup"),
 	}
 	for oid, dir := range summary.Sentinel.Spec.Tablespaces {
@@ -205,8 +208,11 @@ func (i *importing) stateDir(system, _ string) (string, error) {
 	return makeState(i.s.stateRoot, i.s.prefixStatePath()+"/"+system+"-import")
 }
 
-// needWAL brings segments over, and returns the content of them if it is asked for.
-func (i *importing) needWAL(ctx context.Context, system postgres.SystemID, names []string, content bool) (map[string][]byte, error) {
+// needWAL brings segments over that a backup needs, and returns the content of them if
+// it is asked for: of a backup of a stopped cluster. Such ones of ours carry segments
+// that no archive has, and that must not go to one: the cluster may archive them later,
+// with more in them.
+func (i *importing) needWAL(ctx context.Context, b compat.Backup, system postgres.SystemID, names []string, content bool) (map[string][]byte, error) {
 	missing, err := wal.Missing(ctx, i.target, system, slices.Values(names))
 	if err != nil {
 		return nil, err
@@ -217,6 +223,12 @@ func (i *importing) needWAL(ctx context.Context, system postgres.SystemID, names
 			continue
 		}
 		data, err := i.walFile(ctx, system, name)
+		if content && errors.Is(err, storage.ErrNotExist) {
+			var carried map[string][]byte
+			if carried, err = compat.CarriedWAL(ctx, i.read, system, b, []string{name}); err == nil {
+				data = carried[name]
+			}
+		}
 		if errors.Is(err, storage.ErrNotExist) {
 			return nil, &message{
 				kind: fault.NoImport,
