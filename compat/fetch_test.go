@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -511,4 +512,42 @@ func TestFetchAgainWALDir(t *testing.T) {
 		t.Errorf("WAL is reported in %q", r.WALDir)
 	}
 	wantTree(t, dir, append(slices.DeleteFunc(with(), func(s string) bool { return s == "pg_wal/" }), "pg_wal -> "+wal)...)
+}
+
+// An archive that ends without the end that tar writes, or goes on behind it, may lack
+// members.
+func TestPartitionEnd(t *testing.T) {
+	t.Parallel()
+	repack := func(t *testing.T, a *classicArchive, change func(plain []byte) []byte) {
+		key := a.name.Partition(0)
+		plain, err := io.ReadAll(lzop.NewReader(bytes.NewReader(a.read(t, key)), 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.replace(t, key, packed(t, change(plain)))
+	}
+	for name, tc := range map[string]struct {
+		change func(plain []byte) []byte
+		ok     bool
+	}{
+		"as it is":     {func(b []byte) []byte { return b }, true},
+		"filled up":    {func(b []byte) []byte { return append(b, make([]byte, 10240)...) }, true},
+		"no end":       {func(b []byte) []byte { return b[:len(b)-1024] }, false},
+		"half an end":  {func(b []byte) []byte { return b[:len(b)-512] }, false},
+		"more members": {func(b []byte) []byte { return append(b, b...) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := live(t)
+			repack(t, a, tc.change)
+			_, err := a.fetch(t, compat.FetchConfig{Dir: filepath.Join(t.TempDir(), "data")})
+			if tc.ok && err != nil || !tc.ok && !errors.Is(err, compat.ErrBadMember) {
+				t.Errorf("Fetch = %v", err)
+			}
+			v, err := compat.Verify(t.Context(), compat.VerifyConfig{Bucket: a, ReadData: true}, compat.Backup{Name: a.name})
+			if err != nil || v.OK != tc.ok {
+				t.Errorf("Verify = %+v, %v", v, err)
+			}
+		})
+	}
 }

@@ -68,9 +68,11 @@ var ErrBadMember = errors.New("not a member of a base backup")
 
 // readPartition calls each with the members of a partition, and with the content
 // of files. It reads r to its end, because only there all of it is verified. Both
-// GNU and pax archives are read.
+// GNU and pax archives are read. One without the two empty blocks that end an archive
+// was cut, which package tar doesn't mind.
 func readPartition(r io.Reader, each func(m member, content io.Reader) error) error {
-	t := tar.NewReader(r)
+	in := &endReader{r: r}
+	t := tar.NewReader(in)
 	for {
 		h, err := t.Next()
 		if err == io.EOF {
@@ -90,8 +92,40 @@ func readPartition(r io.Reader, each func(m member, content io.Reader) error) er
 			return err
 		}
 	}
-	_, err := io.Copy(io.Discard, r)
+	if in.ended {
+		return fmt.Errorf("tar: %w: the archive has no end", ErrBadMember)
+	}
+	_, err := io.Copy(noMore{}, in)
 	return err
+}
+
+// An endReader knows whether somebody was told that its reader has ended.
+type endReader struct {
+	r     io.Reader
+	last  error // comes after the last bytes
+	ended bool
+}
+
+func (e *endReader) Read(p []byte) (n int, err error) {
+	if e.last == nil {
+		if n, e.last = e.r.Read(p); n > 0 {
+			return n, nil
+		}
+	}
+	e.ended = e.last == io.EOF
+	return 0, e.last
+}
+
+// noMore takes what fills an archive up behind its end.
+type noMore struct{}
+
+func (noMore) Write(p []byte) (int, error) {
+	for i, b := range p {
+		if b != 0 {
+			return i, fmt.Errorf("tar: %w: the archive goes on behind its end", ErrBadMember)
+		}
+	}
+	return len(p), nil
 }
 
 func parseMember(h *tar.Header) (member, error) {
