@@ -177,14 +177,22 @@ func (e *exporting) locate() (err error) {
 	return e.size.Check()
 }
 
-// checkCluster refuses a destination with the WAL of another cluster. No name in the
-// classic layout tells clusters apart: a restore would read on in the other's WAL,
+// checkCluster refuses a destination with the WAL or, without any, the backups of
+// another cluster. No name in the classic layout tells clusters apart: a restore would read on in the other's WAL,
 // and retention would count the backups of both as one's.
 func (e *exporting) checkCluster(ctx context.Context) error {
+	what := "the WAL"
 	id, err := compat.System(ctx, e.to, e.s.decryptClassic)
+	if errors.Is(err, storage.ErrNotExist) {
+		list, lerr := compat.List(ctx, e.to)
+		newest, ok := compat.Latest(list)
+		if lerr != nil || !ok {
+			return lerr
+		}
+		what = "backups"
+		id, err = e.systemOf(ctx, newest)
+	}
 	switch {
-	case errors.Is(err, storage.ErrNotExist):
-		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
@@ -193,11 +201,24 @@ func (e *exporting) checkCluster(ctx context.Context) error {
 		return nil
 	case id != e.system:
 		return &message{
-			kind: fault.OtherCluster, text: fmt.Sprintf("%s holds the WAL of system %s, and the backup is of %s", e.to.URL(), id, e.system),
+			kind: fault.OtherCluster, text: fmt.Sprintf("%s holds %s of system %s, and the backup is of %s", e.to.URL(), what, id, e.system),
 			hint: "Export to an empty prefix or folder.",
 		}
 	}
 	return nil
+}
+
+// systemOf returns whose a backup in the destination is.
+func (e *exporting) systemOf(ctx context.Context, b compat.Backup) (postgres.SystemID, error) {
+	summary, err := compat.Summarize(ctx, compat.ReadConfig{Bucket: e.to, Decrypt: e.s.decryptClassic}, b)
+	if err != nil {
+		return 0, err
+	}
+	control, err := postgres.ParseControlFile(summary.Control)
+	if err != nil {
+		return 0, err
+	}
+	return control.SystemID, nil
 }
 
 // wal exports the WAL that the backup needs to be consistent, or all from its start

@@ -97,6 +97,13 @@ func TestExportToAnother(t *testing.T) {
 	if after := to.keys(t); !slices.Equal(before, after) {
 		t.Errorf("the destination changed: %v to %v", before, after)
 	}
+	// Without any WAL the backups say whose the archive is.
+	to.sh(t, "rm -r "+to.prefix+"/wal_005")
+	before = to.keys(t)
+	a.fails(t, nil, 1, []string{"holds backups of system", "WALE-1205"}, "export", "--to", to.prefix, "LATEST")
+	if after := to.keys(t); !slices.Equal(before, after) {
+		t.Errorf("the destination changed: %v to %v", before, after)
+	}
 }
 
 // What was imported of an archive of the original is exported again, and restores to
