@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -200,5 +201,52 @@ func TestPushOffline(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// vanishing removes a file when the first partition is begun.
+type vanishing struct {
+	slog.Handler
+	path string
+}
+
+func (v vanishing) Enabled(context.Context, slog.Level) bool { return true }
+
+func (v vanishing) Handle(_ context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, "begin uploading") {
+		return os.RemoveAll(v.path)
+	}
+	return nil
+}
+
+// Nothing repairs a stopped cluster of which something vanishes or shrinks while it is
+// backed up: there is no backup of it.
+func TestPushOfflineVanishes(t *testing.T) {
+	t.Parallel()
+	c := pgtest.Start(t, pgtest.Options{SegmentSizeMB: 1})
+	c.Stop(t, pgtest.Fast)
+	segments, err := filepath.Glob(filepath.Join(c.Dir, "pg_wal", "0*"))
+	if err != nil || len(segments) == 0 {
+		t.Fatalf("segments: %v, %v", segments, err)
+	}
+	for _, name := range []string{filepath.Join(c.Dir, "pg_xact", "0000"), segments[0]} {
+		whole, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := mem.New(nil)
+		cfg := compat.PushConfig{Bucket: b, Dir: c.Dir, Offline: true, Log: slog.New(vanishing{slog.DiscardHandler, name})}
+		if r, err := compat.Push(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), filepath.Base(name)) {
+			t.Errorf("Push without %s = %+v, %v", name, r, err)
+		}
+		if list, err := compat.List(t.Context(), b); err != nil || len(list) > 0 {
+			t.Errorf("without %s there is %v, %v", name, list, err)
+		}
+		if err := os.WriteFile(name, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := compat.Push(t.Context(), compat.PushConfig{Bucket: mem.New(nil), Dir: c.Dir, Offline: true}); err != nil {
+		t.Errorf("Push of the cluster as it was = %v", err)
 	}
 }

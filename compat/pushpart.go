@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"wal-e/compat/lzop"
+	"wal-e/internal/fault"
 	"wal-e/internal/progress"
 	"wal-e/internal/storage"
 )
@@ -32,7 +33,7 @@ func (p *pusher) store(ctx context.Context, number int, fill func(*partitionWrit
 	whole := false
 	write := func(w io.Writer) error {
 		z := lzop.NewWriter(w, lzop.Header{ModTime: p.began}, cores)
-		part := &partitionWriter{tar: tar.NewWriter(z), limit: p.limit, progress: p.cfg.Progress}
+		part := &partitionWriter{tar: tar.NewWriter(z), limit: p.limit, progress: p.cfg.Progress, still: p.cfg.Offline}
 		if err := fill(part); err != nil {
 			return err
 		}
@@ -68,6 +69,7 @@ func (p *pusher) store(ctx context.Context, number int, fill func(*partitionWrit
 type partitionWriter struct {
 	tar   *tar.Writer
 	limit *rate.Limiter
+	still bool // the cluster is stopped: nothing changes, and no WAL would repair it
 	buf   []byte
 
 	progress *progress.Meter
@@ -76,7 +78,7 @@ type partitionWriter struct {
 }
 
 // file adds a file, a directory or a link. One that has vanished is left out: if
-// it belonged to the cluster, WAL says so.
+// it belonged to the cluster, WAL says so, unless that is stopped.
 func (w *partitionWriter) file(ctx context.Context, f found) error {
 	h, err := header005(f.info, f.link)
 	if err != nil {
@@ -93,13 +95,22 @@ func (w *partitionWriter) file(ctx context.Context, f found) error {
 		return w.tar.WriteHeader(h)
 	}
 	in, err := os.Open(f.abs)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && !w.still {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer in.Close() // only read
+	if w.still {
+		now, err := in.Stat()
+		if err != nil {
+			return err
+		}
+		if now.Size() != h.Size {
+			return errChanged
+		}
+	}
 	if err := w.tar.WriteHeader(h); err != nil {
 		return err
 	}
@@ -107,6 +118,9 @@ func (w *partitionWriter) file(ctx context.Context, f found) error {
 	w.bytes += h.Size
 	return w.content(ctx, in, h.Size)
 }
+
+// errChanged is what there is to say when a stopped cluster didn't stand still.
+var errChanged = fault.Changed.Errorf("its size changed while the stopped cluster was backed up: see that nothing works on the cluster, and run the backup again")
 
 // header005 is the header of a member as the original has it: pax, whose times
 // have fractions.
@@ -145,6 +159,9 @@ func (w *partitionWriter) content(ctx context.Context, in io.Reader, size int64)
 			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 				ended, err = true, nil
 				clear(b[n:])
+			}
+			if ended && w.still {
+				err = errChanged
 			}
 			if err != nil {
 				return err

@@ -32,6 +32,7 @@ var errStopped = errors.New("compat: internal: stopped")
 type walker struct {
 	dir       string
 	folder    string   // in tablespaces: PG_<major>_<catalog version>
+	still     bool     // the server is stopped: nothing vanishes
 	skipLinks []string // links to directories that are left out, absolute
 	spaces    map[uint32]string
 	yield     func(found) bool
@@ -86,7 +87,7 @@ func (w *walker) directory(name, abs string) error {
 
 // vanished lets what went away while the server works go, but not the data directory.
 func (w *walker) vanished(name string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) && name != "." {
+	if errors.Is(err, fs.ErrNotExist) && name != "." && !w.still {
 		return nil
 	}
 	return err
