@@ -153,6 +153,24 @@ func TestPushOffline(t *testing.T) {
 		t.Errorf("Push of a link to a directory = %v", err)
 	}
 	cfg.SkipLinks = []string{"base/away"}
+	// A tablespace whose file system isn't mounted is not one without data.
+	for what, there := range map[string]bool{"nothing": false, "an empty directory": true} {
+		if err := os.Rename(space, space+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if there {
+			if err := os.Mkdir(space, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r, err := compat.Push(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "pg_tblspc/"+oid) || !strings.Contains(err.Error(), "mounted") {
+			t.Errorf("Push with %s for a tablespace = %+v, %v", what, r, err)
+		}
+		_ = os.Remove(space) // it need not be there
+		if err := os.Rename(space+".away", space); err != nil {
+			t.Fatal(err)
+		}
+	}
 	cfg.MaxPartition = 100 << 10
 	if _, err := compat.Push(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "too large") {
 		t.Errorf("Push of a large file = %v", err)

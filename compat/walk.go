@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"wal-e/internal/fault"
 )
@@ -121,8 +122,8 @@ func (w *walker) symlink(name, abs string, info fs.FileInfo) error {
 	}
 	target, err := os.Stat(abs)
 	isDir := err == nil && target.IsDir()
-	if parent, base := path.Split(name); parent == "pg_tblspc/" && isDir {
-		return w.tablespace(name, base, abs)
+	if parent, base := path.Split(name); parent == "pg_tblspc/" {
+		return w.tablespace(name, base, abs, link)
 	}
 	switch {
 	case slices.Contains(w.skipLinks, abs):
@@ -142,22 +143,42 @@ func (w *walker) symlink(name, abs string, info fs.FileInfo) error {
 }
 
 // tablespace yields this server's folder in a tablespace. The link isn't stored.
-func (w *walker) tablespace(name, base, abs string) error {
+func (w *walker) tablespace(name, base, abs, link string) error {
 	oid, ok := parseOID(base)
 	if !ok {
 		return fault.Unstorable.Errorf("%s is no tablespace: its name is no OID", abs)
+	}
+	folder := filepath.Join(abs, w.folder)
+	for try := 0; ; try++ {
+		info, err := os.Stat(folder)
+		if err == nil && info.IsDir() {
+			break
+		}
+		if _, lerr := os.Lstat(abs); lerr != nil {
+			return w.vanished(name, lerr)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		// DROP TABLESPACE removes the folder, and then the link.
+		if w.still || try == dropTries {
+			return fault.Unstorable.Errorf("tablespace %s leads to %s, and there is no %s: is its file system mounted? If there is no such tablespace any more, remove the link", abs, link, w.folder)
+		}
+		time.Sleep(dropPause)
 	}
 	dir, err := filepath.EvalSymlinks(abs)
 	if err != nil {
 		return w.vanished(name, err)
 	}
 	w.spaces[oid] = dir
-	folder := filepath.Join(dir, w.folder)
-	if _, err := os.Stat(folder); err != nil {
-		return w.vanished(name, err)
-	}
-	return w.directory(path.Join(name, w.folder), folder)
+	return w.directory(path.Join(name, w.folder), filepath.Join(dir, w.folder))
 }
+
+// A tablespace that is being dropped has no folder and still a link, for a moment.
+const (
+	dropTries = 20
+	dropPause = 100 * time.Millisecond
+)
 
 // isEmptyOf tells directories of which only the entry is stored.
 func isEmptyOf(name string) bool {
