@@ -75,7 +75,7 @@ type exportReport struct {
 	WAL         int    `json:"wal_files"`       // that were stored
 	WALThere    int    `json:"wal_files_there"` // that were there already
 	WALStored   int64  `json:"wal_bytes_stored"`
-	WALComplete bool   `json:"wal_complete"` // all from the backup's start on, as --wal asks for
+	WALComplete bool   `json:"wal_complete"` // all from the backup's start on, as --wal asks for, without a gap
 }
 
 // exporting is one export under way.
@@ -242,6 +242,9 @@ func (e *exporting) wal(ctx context.Context, all bool) error {
 			}
 		}
 		names = slices.Compact(slices.Sorted(slices.Values(names)))
+		if err := e.checkGaps(ctx, names); err != nil {
+			return err
+		}
 	}
 	encrypt, err := e.s.encryptClassic(ctx)
 	if err != nil {
@@ -270,6 +273,29 @@ func (e *exporting) wal(ctx context.Context, all bool) error {
 			e.report.WAL++
 			e.report.WALStored += pushed.Stored
 		}
+	}
+	return nil
+}
+
+// checkGaps looks whether the segments of each timeline follow each other, and tells the
+// first that don't. What comes behind a gap restores nothing of this backup.
+func (e *exporting) checkGaps(ctx context.Context, names []string) error {
+	var last postgres.Segment
+	for _, name := range names {
+		if postgres.ParseWALFile(name).Kind != postgres.SegmentFile {
+			continue
+		}
+		at, err := postgres.ParseSegment(name, e.size)
+		if err != nil {
+			return err
+		}
+		if next := last.Next(); last.Timeline == at.Timeline && next != at {
+			e.report.WALComplete = false
+			e.s.log.WarnContext(ctx, "WAL of the export has a gap", "detail", fmt.Sprintf("%s is missing in %s, and %s is there.", next.Name(e.size), e.from.URL(), name),
+				"hint", "The export can't be rolled forward over it. wal-e wal-verify tells all gaps.")
+			return nil
+		}
+		last = at
 	}
 	return nil
 }

@@ -251,3 +251,22 @@ func TestClassicOfflineOfOurs(t *testing.T) {
 		rows(to, dir)
 	})
 }
+
+// That all WAL was exported is not said of WAL with a gap.
+func TestExportGap(t *testing.T) {
+	t.Parallel()
+	const second = "base_000000010000000000000007_00000216"
+	a, _ := importFixture(t, "prefixes/plain", "")
+	for _, gap := range []bool{false, true} {
+		if gap {
+			a.removeStored(t, "000000010000000000000009")
+		}
+		r := a.must(t, nil, "export", "--json", "--wal", "--to", newArchive(t).prefix, second)
+		if got := strings.Contains(r.stdout, `"wal_complete":true`); got == gap {
+			t.Errorf("a gap %v: %s", gap, r.stdout)
+		}
+		if got := strings.Contains(r.stderr, "000000010000000000000009 is missing"); got != gap {
+			t.Errorf("a gap %v:\n%s", gap, r.stderr)
+		}
+	}
+}
