@@ -33,17 +33,18 @@ type Spec struct {
 // ParseSentinel parses a sentinel. Fields that it doesn't know count for nothing,
 // and early sentinels have no spec.
 func ParseSentinel(b []byte) (SentinelFile, error) {
-	var fields struct {
+	type sentinel struct { // its name stands in errors
 		Segment *string         `json:"wal_segment_backup_stop"`
 		Offset  string          `json:"wal_segment_offset_backup_stop"`
 		Size    *int64          `json:"expanded_size_bytes"`
 		Spec    json.RawMessage `json:"spec"`
 	}
+	var fields sentinel
 	if len(b) > maxSentinel {
 		return SentinelFile{}, fault.BadMember.Errorf("sentinel of %d bytes: at most %d are allowed", len(b), maxSentinel)
 	}
 	if err := json.Unmarshal(b, &fields); err != nil {
-		return SentinelFile{}, fmt.Errorf("sentinel: %w", err)
+		return SentinelFile{}, fault.BadMember.Errorf("sentinel: %w", err)
 	}
 	s := SentinelFile{StopOffset: fields.Offset, ExpandedSize: -1}
 	if fields.Segment == nil || len(*fields.Segment) != 24 || !isHex(*fields.Segment) {
@@ -63,7 +64,7 @@ func ParseSentinel(b []byte) (SentinelFile, error) {
 	}
 	var err error
 	if s.Spec, err = ParseSpec(fields.Spec); err != nil {
-		return SentinelFile{}, fmt.Errorf("sentinel: spec: %w", err)
+		return SentinelFile{}, fault.BadMember.Errorf("sentinel: spec: %w", err)
 	}
 	return s, nil
 }

@@ -30,7 +30,8 @@ The source is the same prefix, which wal-e upgrade-layout has switched, or --fro
 on any storage, with credentials from the same variables. Encrypted sources are
 read with gpg and the key ring of the user who runs this.
 
-A backup comes with the WAL that makes it consistent; --wal takes all of it.`
+A backup comes with the WAL that makes it consistent; --wal takes all of it. With
+--all a backup that can't be read is passed over, and the import fails at its end.`
 
 type importFlags struct {
 	backup, from string
@@ -99,17 +100,19 @@ func importClassic(ctx context.Context, s *session, f importFlags) error {
 		return err
 	}
 	i := &importing{s: s, target: target, source: source, read: compat.ReadConfig{Bucket: source, Decrypt: s.decryptClassic}}
-	if err := i.backups(ctx, f); err != nil || !f.wal {
-		return err
+	problems, err := i.backups(ctx, f)
+	if err == nil && f.wal {
+		err = i.allWAL(ctx)
 	}
-	return i.allWAL(ctx)
+	return errors.Join(problems, err)
 }
 
-// backups imports what the flags say, the oldest first.
-func (i *importing) backups(ctx context.Context, f importFlags) error {
+// backups imports what the flags say, the oldest first. Problems are of backups that
+// can't be imported, of several: they don't keep the others.
+func (i *importing) backups(ctx context.Context, f importFlags) (problems, err error) {
 	list, err := compat.List(ctx, i.source)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	switch {
 	case f.backup == backup.Latest:
@@ -120,22 +123,47 @@ func (i *importing) backups(ctx context.Context, f importFlags) error {
 	case f.backup != "":
 		list = slices.DeleteFunc(list, func(b compat.Backup) bool { return b.Name.String() != f.backup })
 	case !f.all:
-		return nil
+		return nil, nil
 	}
 	if len(list) == 0 {
 		what := "classic backups"
 		if f.backup != "" {
 			what = "classic backup " + f.backup
 		}
-		return &message{kind: fault.NoBackup, text: fmt.Sprintf("no %s in %s", what, i.source.URL()), err: storage.ErrNotExist}
+		return nil, &message{kind: fault.NoBackup, text: fmt.Sprintf("no %s in %s", what, i.source.URL()), err: storage.ErrNotExist}
 	}
 	slices.SortStableFunc(list, func(a, b compat.Backup) int { return a.LastModified.Compare(b.LastModified) })
+	var bad []error
 	for _, b := range list {
-		if err := i.backup(ctx, b); err != nil {
-			return fmt.Errorf("import backup %s: %w", b.Name, err)
+		err := i.backup(ctx, b)
+		if err == nil {
+			continue
 		}
+		err = fmt.Errorf("import backup %s: %w", b.Name, err)
+		if !f.all || !isBadSource(ctx, err) {
+			return nil, errors.Join(errors.Join(bad...), err)
+		}
+		i.s.log.WarnContext(ctx, "a classic backup can't be imported", "detail", err.Error(), "hint", "The import goes on with the others.")
+		bad = append(bad, err)
 	}
-	return nil
+	if len(bad) == 0 {
+		return nil, nil
+	}
+	all := errors.Join(bad...)
+	return &message{
+		kind: fault.NoImport, text: fmt.Sprintf("%d of %s could not be imported", len(bad), counted(len(list), "classic backup")),
+		detail: all.Error(), hint: "The others were. Leave the classic archive as it is until these are imported, or known to be lost.", err: all,
+	}, nil
+}
+
+// isBadSource tells errors that are of one backup alone, and not of a storage or of the
+// host.
+func isBadSource(ctx context.Context, err error) bool {
+	if ctx.Err() != nil || errors.Is(err, storage.ErrPermission) {
+		return false
+	}
+	kind := kindOf(err)
+	return compat.IsDamage(err) || kind == fault.BadMember || kind == fault.NoImport
 }
 
 func (i *importing) backup(ctx context.Context, b compat.Backup) error {

@@ -178,3 +178,29 @@ func TestImportRefuses(t *testing.T) {
 	a.must(t, nil, "delete", "--confirm", "old-versions")
 	a.must(t, nil, "verify", "--all", "--read-data", "--wal")
 }
+
+// A backup that can't be imported keeps neither the others nor WAL.
+func TestImportAllButOne(t *testing.T) {
+	t.Parallel()
+	const first, second = "base_000000010000000000000004_00000216", "base_000000010000000000000007_00000216"
+	for name, script := range map[string]string{
+		"damaged partition": "truncate -s 100000 P/basebackups_005/" + first + "/tar_partitions/part_00000000.tar.lzo",
+		"hostile sentinel":  "echo '[]' >P/basebackups_005/" + first + "_backup_stop_sentinel.json",
+		"missing WAL":       "rm P/wal_005/000000010000000000000004.lzo",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			from, a := writableFixture(t, "prefixes/plain"), newArchive(t)
+			// The one that fails is the first to be imported.
+			from.sh(t, strings.ReplaceAll(script+"; touch -d 2001-01-01 P/basebackups_005/"+first+"_backup_stop_sentinel.json", "P/", from.prefix+"/"))
+			a.fails(t, nil, 1, []string{"1 of 2 classic backups could not be imported", first, "WALE-1804"},
+				"import", "--from", "file://localhost"+from.prefix, "--all", "--wal")
+			list := a.must(t, nil, "--terse", "backup-list").stdout
+			if strings.Contains(list, first) || !strings.Contains(list, second) {
+				t.Errorf("imported:\n%s", list)
+			}
+			a.must(t, nil, "verify", "--all", "--read-data", "--wal")
+			a.must(t, nil, "wal-fetch", "00000002000000000000000D", target(t))
+		})
+	}
+}
