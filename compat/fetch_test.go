@@ -551,3 +551,29 @@ func TestPartitionEnd(t *testing.T) {
 		})
 	}
 }
+
+// A path that isn't UTF-8 is the same one in the next try.
+func TestFetchAgainNotUTF8(t *testing.T) {
+	t.Parallel()
+	a := newClassic(t)
+	members := cluster(file("pg_tblspc/16400/PG_13_202007201/x", "x"))
+	a.partition(t, 0, tar.FormatPAX, members...)
+	a.sentinel(t, size(members), "16400=/srv/x")
+	key := a.name.Partition(0)
+	whole := a.read(t, key)
+	base := t.TempDir()
+	dir, space, wal := filepath.Join(base, "data"), filepath.Join(base, "sch\xf6n"), filepath.Join(base, "w\xe4l")
+	a.replace(t, key, whole[:len(whole)-5])
+	cfg := compat.FetchConfig{Dir: dir, WALDir: wal, TablespaceMap: map[string]string{"16400": space}}
+	if _, err := a.fetch(t, cfg); !errors.Is(err, lzop.ErrDamaged) {
+		t.Fatalf("Fetch = %v", err)
+	}
+	a.replace(t, key, whole)
+	mustFetch(t, a, cfg)
+	if b, err := os.ReadFile(filepath.Join(space, "PG_13_202007201/x")); err != nil || string(b) != "x" {
+		t.Errorf("in the tablespace is %q, %v", b, err)
+	}
+	if entries, err := os.ReadDir(base); err != nil || len(entries) != 3 {
+		t.Errorf("made %v, %v", entries, err)
+	}
+}

@@ -62,8 +62,10 @@ func readMarker(dir string) (*marker, error) {
 	if err := json.Unmarshal(b, m); err != nil || m.Version != 1 {
 		return nil, fault.OtherFetch.Errorf("%s can't be read (version %d, %v): empty %s and fetch again", name, m.Version, err, dir)
 	}
-	for oid, dir := range m.Exact {
-		m.Spaces[oid] = string(dir)
+	for oid, to := range m.Exact {
+		if _, ok := m.Spaces[oid]; ok {
+			m.Spaces[oid] = string(to)
+		}
 	}
 	if len(m.ExactWALDir) > 0 {
 		m.WALDir = string(m.ExactWALDir)
