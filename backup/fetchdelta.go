@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -72,7 +73,7 @@ func (f *fetcher) inspectCluster() (*inspection, error) {
 	if f.cfg.DiscardWAL {
 		return in, nil
 	}
-	return in, checkArchived(filepath.Join(f.dir, wal))
+	return in, f.checkArchived(in, filepath.Join(f.dir, wal))
 }
 
 // checkSameCluster makes sure that a directory's cluster is the backup's.
@@ -85,8 +86,8 @@ func (f *fetcher) checkSameCluster(in *inspection) error {
 		return fault.TargetInUse.Errorf("%s is of PostgreSQL %s, the backup of %s: restore to another directory", f.dir, version.Major(), f.version.Major())
 	}
 	b, err := os.ReadFile(filepath.Join(f.dir, filepath.FromSlash(controlPath)))
+	var control *postgres.ControlFile
 	if err == nil {
-		var control *postgres.ControlFile
 		if control, err = postgres.ParseControlFile(b); err == nil && control.SystemID.String() != f.b.Manifest.System {
 			return fault.TargetInUse.Errorf("%s holds another cluster, %s, and the backup is of %s: restore to another directory", f.dir, control.SystemID, f.b.Manifest.System)
 		}
@@ -94,8 +95,18 @@ func (f *fetcher) checkSameCluster(in *inspection) error {
 	if err != nil {
 		return fault.TargetInUse.Errorf("whose cluster %s is can't be told: %w: restore to another directory, or empty this one", f.dir, err)
 	}
-	in.control = fingerprint(b)
+	in.control, in.crashed = fingerprint(b), crashed(control)
 	return nil
+}
+
+// crashed tells of a cluster that wrote WAL of its own whether it was shut down.
+// What a standby has was written, and is archived, elsewhere.
+func crashed(control *postgres.ControlFile) bool {
+	switch control.State {
+	case postgres.ShuttingDown, postgres.InCrashRecovery, postgres.InProduction:
+		return true
+	}
+	return false
 }
 
 // fingerprint tells one pg_control from others.
@@ -125,22 +136,83 @@ func (in *inspection) clusterTablespaces(dir string) error {
 	return nil
 }
 
-// checkArchived refuses a WAL directory with files that wait to be archived.
-func checkArchived(dir string) error {
+// checkArchived refuses a WAL directory with files that wait to be archived, and of
+// a server that crashed those that it had no time to mention: the last transactions
+// are in a segment that was never completed, which nothing says of any other file.
+func (f *fetcher) checkArchived(in *inspection, dir string) error {
 	entries, err := os.ReadDir(filepath.Join(dir, "archive_status"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	var names []string
+	done := make(map[string]bool)
 	for _, e := range entries {
 		if name, ok := strings.CutSuffix(e.Name(), ".ready"); ok {
 			names = append(names, name)
+		} else if name, ok := strings.CutSuffix(e.Name(), ".done"); ok {
+			done[name] = true
+		}
+	}
+	// With a label the server was never started on what was restored, and has written nothing.
+	if in.crashed && !exists(filepath.Join(f.dir, labelFile)) {
+		written, err := writtenSegments(dir)
+		if err != nil {
+			return err
+		}
+		for _, name := range written {
+			if !done[name] && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
 		}
 	}
 	if len(names) == 0 {
 		return nil
 	}
 	return fault.Unarchived.Errorf("%s holds WAL that was never archived (%s): push it with `wal-e wal-push` or copy it away, or give --discard-wal if nobody needs it", dir, shorten(names))
+}
+
+// writtenSegments returns the segments in a WAL directory that hold WAL of their
+// own, and aren't there only to be written to.
+func writtenSegments(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		if !e.Type().IsRegular() || postgres.ParseWALFile(e.Name()).Kind != postgres.SegmentFile {
+			continue
+		}
+		ok, rerr := holdsWAL(filepath.Join(dir, e.Name()))
+		if rerr != nil {
+			return nil, rerr
+		}
+		if ok {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
+}
+
+func holdsWAL(segment string) (bool, error) {
+	file, err := os.Open(segment)
+	if err != nil {
+		return false, err
+	}
+	head := make([]byte, postgres.WALHeaderSize)
+	n, err := io.ReadFull(file, head)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	if err := errors.Join(err, file.Close()); err != nil {
+		return false, err
+	}
+	h, err := postgres.ParseWALHeader(head[:n])
+	if err != nil {
+		return false, nil // zeros, or no WAL
+	}
+	_, err = h.CheckName(filepath.Base(segment))
+	return err == nil, nil // under another name it is one that was used before
 }
 
 // sweep removes what a directory has and the backup doesn't.

@@ -249,6 +249,16 @@ func TestDeltaRefuses(t *testing.T) {
 		"unarchived WAL": {func(t *testing.T, to target, _ *FetchConfig) {
 			write(t, filepath.Join(to.dir, "pg_wal/archive_status/000000010000000000000009.ready"), "")
 		}, "never archived (000000010000000000000009)"},
+		"WAL of a crashed server": {func(t *testing.T, to target, _ *FetchConfig) {
+			// Only one has what nobody else has: the others were archived, used before
+			// under another name, and never written.
+			noError(t, os.Remove(filepath.Join(to.dir, labelFile)))
+			write(t, filepath.Join(to.dir, "pg_wal/000000010000000000000009"), segmentHead(9))
+			write(t, filepath.Join(to.dir, "pg_wal/archive_status/000000010000000000000009.done"), "")
+			write(t, filepath.Join(to.dir, "pg_wal/00000001000000000000000A"), segmentHead(10))
+			write(t, filepath.Join(to.dir, "pg_wal/00000001000000000000000B"), segmentHead(3))
+			write(t, filepath.Join(to.dir, "pg_wal/00000001000000000000000C"), string(make([]byte, 8192)))
+		}, "never archived (00000001000000000000000A)"},
 		"folder that is a link": {func(t *testing.T, to target, _ *FetchConfig) {
 			noError(t, os.Rename(filepath.Join(to.dir, "pg_xact"), filepath.Join(to.base, "pg_xact")))
 			link(t, filepath.Join(to.base, "pg_xact"), to.dir, "pg_xact")
@@ -277,6 +287,19 @@ func TestDeltaRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// segmentHead returns the first page of WAL segment n.
+func segmentHead(n uint64) string {
+	b := make([]byte, 8192)
+	binary.LittleEndian.PutUint16(b, 0xD110)
+	binary.LittleEndian.PutUint16(b[2:], 2)
+	binary.LittleEndian.PutUint32(b[4:], 1)
+	binary.LittleEndian.PutUint64(b[8:], n*16<<20)
+	binary.LittleEndian.PutUint64(b[24:], testSystem)
+	binary.LittleEndian.PutUint32(b[32:], 16<<20)
+	binary.LittleEndian.PutUint32(b[36:], 8192)
+	return string(b)
 }
 
 func TestDeltaDiscardsWAL(t *testing.T) {

@@ -23,6 +23,7 @@ type inspection struct {
 	// fingerprint of pg_control.
 	inPlace map[uint32]bool
 	control string
+	crashed bool   // of a cluster: it wrote WAL and wasn't shut down
 	wal     string // name of the WAL folder or link that is there
 	toWAL   string // where that link points; "" when it is a folder
 }
