@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"wal-e/compat"
@@ -575,5 +577,29 @@ func TestFetchAgainNotUTF8(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(base); err != nil || len(entries) != 3 {
 		t.Errorf("made %v, %v", entries, err)
+	}
+}
+
+// Of several fetches at once into a directory one restores, and none marks what that
+// made as unfinished.
+func TestFetchBesideAnother(t *testing.T) {
+	t.Parallel()
+	a := live(t)
+	for range 20 {
+		dir := filepath.Join(t.TempDir(), "data")
+		var wg sync.WaitGroup
+		var done atomic.Int32
+		for range 4 {
+			wg.Go(func() {
+				if r, err := a.fetch(t, compat.FetchConfig{Dir: dir}); err == nil && r.Done {
+					done.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if done.Load() != 1 {
+			t.Errorf("%d of them restored", done.Load())
+		}
+		wantTree(t, dir, plain...)
 	}
 }

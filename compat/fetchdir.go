@@ -256,14 +256,23 @@ func (f *fetcher) checkUnchanged() error {
 		return err
 	}
 	if (m == nil) != (f.marker == nil) {
+		if m == nil {
+			f.abandon()
+		}
 		return fault.Busy.Errorf("another backup-fetch was at work in %s: look at what it left, and run the command again", f.dir)
 	}
 	if m != nil {
 		return m.check(f.dir, f.cfg.Backup.Name)
 	}
-	_, err = inspect(f.dir, false)
+	if _, err = inspect(f.dir, false); err != nil {
+		f.abandon()
+	}
 	return err
 }
+
+// abandon removes the folder that begin made when nothing is marked as unfinished. It
+// is for tidiness; errors leave an empty folder that the next fetch accepts.
+func (f *fetcher) abandon() { _ = os.RemoveAll(filepath.Join(f.dir, markerDir)) }
 
 // mark writes the marker, also when there are fewer files left to keep than the one of
 // an earlier try has: what comes in their places is the backup's.

@@ -268,6 +268,10 @@ func (f *fetcher) finish(ctx context.Context) error {
 	if err := syncDirectory(filepath.Join(f.dir, "global")); err != nil {
 		return err
 	}
+	// The marker before the lock beside it: who takes a new lock meanwhile finds none.
+	if err := root.Remove(markerDir + "/fetch.json"); err != nil {
+		return err
+	}
 	if err := root.RemoveAll(markerDir); err != nil {
 		return err
 	}
