@@ -107,7 +107,14 @@ func (b *bits) add(n int) {
 // verifyWritten finds the files that an earlier try wrote in full: those with the
 // size and the CRC that the backup says. They are made durable, which that
 // try may not have come to.
+//
+// What that try, or a server, couldn't make durable may still be in the page cache,
+// where it looks whole, and no later sync tells of it: the kernel reports that once.
+// So all that waits is written, and the files are read from the device.
 func (f *fetcher) verifyWritten(ctx context.Context) error {
+	if err := f.syncVolumes(); err != nil {
+		return err
+	}
 	f.cfg.Progress.Begin("look at what is there", progress.Bytes, f.b.Manifest.Bytes, nil)
 	g, gctx := errgroup.WithContext(ctx)
 	queue := make(chan numbered)
@@ -165,6 +172,10 @@ func (f *fetcher) isWritten(ctx context.Context, e Entry) (ok bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
+	if s.volume == nil {
+		_ = file.Sync() // what it couldn't write differs below
+	}
+	dropCached(file, 0, 0)
 	info, err := file.Stat()
 	if err != nil || info.Size() != e.Content.Size {
 		return false, err
