@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"wal-e/backup"
 	"wal-e/internal/pgtest"
@@ -469,6 +470,35 @@ func TestWalkVanishing(t *testing.T) {
 	want := []string{"base", "base/1", "base/1/1", "base/1/3", "base/3", "base/4", "base/4/1", "base/4/2", "base/4/3", "base/5", "base/5/1", "base/5/2", "base/5/3", "pg_tblspc"}
 	if !slices.Equal(got, want) {
 		t.Errorf("Walk yields %q, want %q", got, want)
+	}
+}
+
+// A tablespace whose file system isn't mounted is not one without data; one that is
+// being dropped may go.
+func TestWalkUnmounted(t *testing.T) {
+	t.Parallel()
+	tree := []piece{{"base", "dir", kept}, {"pg_tblspc", "dir", kept}, {"pg_tblspc/16390", "-> ../../elsewhere", link}}
+	for name, test := range map[string]struct{ offline, dropped bool }{
+		"of a stopped cluster": {offline: true},
+		"of a running server":  {},
+		"dropped":              {dropped: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := config18(makeTree(t, tree))
+			c.Offline = test.offline
+			space := filepath.Join(c.Dir, "pg_tblspc/16390")
+			if test.dropped {
+				time.AfterFunc(300*time.Millisecond, func() { _ = os.Remove(space) }) // Walk says when not
+			}
+			got, err := tryWalk(t.Context(), c)
+			switch {
+			case test.dropped && (err != nil || !slices.Equal(got, []string{"dir base", "dir pg_tblspc"})):
+				t.Errorf("Walk yields %q, %v", got, err)
+			case !test.dropped && (err == nil || !strings.Contains(err.Error(), space) || !strings.Contains(err.Error(), "mounted")):
+				t.Errorf("Walk yields %q, %v, want an error with %s", got, err, space)
+			}
+		})
 	}
 }
 
