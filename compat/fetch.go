@@ -138,6 +138,7 @@ type fetcher struct {
 	members  paths    // that are no directories
 
 	files, bytes atomic.Int64
+	spared       atomic.Int64 // bytes of files in whose place others stay
 
 	mu       sync.Mutex
 	dirs     []member // to be given mode and time

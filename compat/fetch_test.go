@@ -443,7 +443,7 @@ func TestFetchAgainKeepsFiles(t *testing.T) {
 	}
 	a.replace(t, key, whole)
 	r := mustFetch(t, a, compat.FetchConfig{Dir: dir})
-	if b, err := os.ReadFile(mine); err != nil || string(b) != "mine" || len(r.Warnings) == 0 || !strings.Contains(r.Warnings[0], "server.key was there") {
+	if b, err := os.ReadFile(mine); err != nil || string(b) != "mine" || len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "server.key was there") {
 		t.Errorf("server.key is %q, %v; warnings %q", b, err, r.Warnings)
 	}
 }

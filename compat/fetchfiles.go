@@ -74,6 +74,7 @@ func (f *fetcher) member(ctx context.Context, m member, content io.Reader) error
 	}
 	if f.found.kept[m.Path] {
 		f.warn(ctx, "a file stays as it is", fmt.Sprintf("%s was there, and the backup has one, too.", m.Path), "Remove it and fetch again to have that of the backup.")
+		f.spared.Add(m.Size)
 		return nil
 	}
 	return f.file(m, content)
@@ -245,9 +246,9 @@ func (f *fetcher) finish(ctx context.Context) error {
 	case f.version == 0:
 		return fmt.Errorf("%w: no partition of it has PG_VERSION: it can't be a cluster", ErrIncomplete)
 	}
-	if want := f.sentinel.ExpandedSize; want >= 0 && f.bytes.Load() != want {
+	if size, want := f.bytes.Load()+f.spared.Load(), f.sentinel.ExpandedSize; want >= 0 && size != want {
 		f.warn(ctx, "the backup has another size than its sentinel says",
-			fmt.Sprintf("Its files have %d bytes, the sentinel says %d.", f.bytes.Load(), want),
+			fmt.Sprintf("Its files have %d bytes, the sentinel says %d.", size, want),
 			"Files that vanished while the backup was taken make the sentinel say more.")
 	}
 	if !f.label && !f.sentinel.Offline(f.cfg.Backup.Name) {
