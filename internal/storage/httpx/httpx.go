@@ -46,7 +46,9 @@ func Transport(certificates string) (*http.Transport, error) {
 		return nil, err
 	}
 	t.DialContext = (&net.Dialer{Timeout: connectTimeout, KeepAlive: 15 * time.Second}).DialContext
-	t.DialTLSContext = trust.dialTLS(t.DialContext)
+	t.DialTLSContext = trust.dialTLS(func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return t.DialContext(ctx, network, addr) // which may be another by then
+	})
 	t.TLSHandshakeTimeout = connectTimeout
 	t.MaxIdleConns = 0
 	t.MaxIdleConnsPerHost = 64
