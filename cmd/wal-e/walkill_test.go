@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -140,17 +141,24 @@ func TestPrefetchKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Helpers of short segments end soon, and a machine that is busy looks for them late.
+	// Helpers of short segments end soon, and a machine that is busy looks for them late:
+	// what was started since is looked at first.
 	for try := 0; helpers == 0; try++ {
 		if try == 100 {
 			t.Error("no helper was there to be killed")
 			break
 		}
+		killHelpers(t, base) // one of before may write there
 		if err := os.RemoveAll(filepath.Join(base, ".wal-e")); err != nil {
-			t.Fatal(err)
+			continue // it still does
 		}
-		a.must(t, c, "wal-fetch", segments[0], dest)
-		helpers += killHelpers(t, base)
+		fetch := a.in(t, c, "--terse", "wal-fetch", segments[0], dest)
+		if out, err := fetch.CombinedOutput(); err != nil {
+			t.Fatalf("wal-fetch %s: %v\n%s", segments[0], err, out)
+		}
+		for pid := fetch.Process.Pid + 1; pid <= fetch.Process.Pid+500; pid++ {
+			helpers += killHelper(pid, base)
+		}
 	}
 	t.Logf("%d segments, %d helpers killed", len(segments), helpers)
 	killHelpers(t, base)
@@ -159,23 +167,30 @@ func TestPrefetchKilled(t *testing.T) {
 // killHelpers kills the processes that fetch ahead into base, and returns how many.
 func killHelpers(t *testing.T, base string) (n int) {
 	t.Helper()
-	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	processes, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range lines {
-		line, err := os.ReadFile(path)
-		args := strings.Split(string(line), "\x00")
-		if err != nil || len(args) < 4 || !strings.Contains(string(line), "\x00wal-prefetch\x00") || args[len(args)-3] != base {
-			continue // another process, or it is gone
-		}
-		var pid int
-		if _, err := fmt.Sscanf(path, "/proc/%d/", &pid); err != nil {
+	for _, path := range processes {
+		pid, err := strconv.Atoi(filepath.Base(path))
+		if err != nil {
 			t.Fatal(err)
 		}
-		if syscall.Kill(pid, syscall.SIGKILL) == nil {
-			n++
-		}
+		n += killHelper(pid, base)
 	}
 	return n
+}
+
+// killHelper kills a process if it fetches ahead into base, and returns how many that
+// makes.
+func killHelper(pid int, base string) int {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	args := strings.Split(string(line), "\x00")
+	if err != nil || len(args) < 4 || !strings.Contains(string(line), "\x00wal-prefetch\x00") || args[len(args)-3] != base {
+		return 0 // another process, or it is gone
+	}
+	if syscall.Kill(pid, syscall.SIGKILL) != nil {
+		return 0
+	}
+	return 1
 }
