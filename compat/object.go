@@ -86,7 +86,14 @@ type object struct {
 	closers []io.Closer
 }
 
-func (o *object) wrap(err error) error { return &readError{o.name, err} }
+// wrap names the object. Only a Get's own storage.ErrNotExist means that there is
+// none: a body that breaks off, and can't be gone on with, proves nothing.
+func (o *object) wrap(err error) error {
+	if errors.Is(err, storage.ErrNotExist) {
+		err = fmt.Errorf("it vanished: %v", err)
+	}
+	return &readError{o.name, err}
+}
 
 // A readError names the object whose bytes couldn't be had.
 type readError struct {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"wal-e/compat"
+	"wal-e/internal/fault"
 	"wal-e/internal/pgtest"
 	"wal-e/internal/storage"
 	"wal-e/internal/storage/mem"
@@ -74,10 +75,29 @@ func TestPushWAL(t *testing.T) {
 	}
 	other := segment(4)
 	other[len(other)-1] = 1
-	for what, b := range map[string][]byte{"another last byte": other, "shorter": other[:8192], "longer": append(segment(4), 0), "empty": {}} {
+	write(other)
+	if p, err := compat.PushWAL(t.Context(), cfg, path); !errors.Is(err, compat.ErrConflict) {
+		t.Errorf("another last byte: %+v, %v, want a conflict", p, err)
+	}
+	// What no fetch would take isn't archived.
+	for what, b := range map[string][]byte{
+		"shorter": other[:8192], "longer": append(segment(4), 0), "empty": {}, "zeros": make([]byte, 1<<20), "another segment": segment(5),
+	} {
 		write(b)
-		if p, err := compat.PushWAL(t.Context(), cfg, path); !errors.Is(err, compat.ErrConflict) {
-			t.Errorf("%s: %+v, %v, want a conflict", what, p, err)
+		for what, b := range map[string]storage.Bucket{what: a, what + ", none there": newClassic(t)} {
+			p, err := compat.PushWAL(t.Context(), compat.WALConfig{Bucket: b}, path)
+			if fault.Of(err) != fault.BadSegment || errors.Is(err, compat.ErrConflict) {
+				t.Errorf("%s: %+v, %v, want it refused", what, p, err)
+			}
+		}
+	}
+	history := filepath.Join(filepath.Dir(path), "00000002.history")
+	for content, want := range map[string]fault.Kind{"": fault.BadSegment, "1\t0/A000000\tx\n": 0} {
+		if err := os.WriteFile(history, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := compat.PushWAL(t.Context(), cfg, history); fault.Of(err) != want || want == 0 && err != nil {
+			t.Errorf("a history of %q: %v", content, err)
 		}
 	}
 	write(segment(4))

@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"wal-e/compat"
 	"wal-e/compat/lzop"
@@ -99,6 +101,41 @@ func TestFetchWAL(t *testing.T) {
 			if err := compat.VerifyWAL(t.Context(), compat.WALConfig{Bucket: a, System: tc.system}, tc.name); !errors.Is(err, tc.err) || tc.err == nil && err != nil {
 				t.Errorf("%s: VerifyWAL = %v, want %v", tc.what, err, tc.err)
 			}
+		}
+	}
+}
+
+// breaking breaks off each body after some bytes.
+type breaking struct {
+	storage.Bucket
+	after int64
+	err   error
+}
+
+func (b breaking) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	body, err := b.Bucket.Get(ctx, key, offset, length)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(io.LimitReader(body, b.after), iotest.ErrReader(b.err)), body}, nil
+}
+
+// Whoever takes a file for absent ends a recovery. An object that was there, and can't
+// be read to its end, isn't absent, whatever the store answers when it is asked again.
+func TestFetchWALThatVanishes(t *testing.T) {
+	t.Parallel()
+	const name = "000000010000000000000004"
+	a := newClassic(t)
+	object := packed(t, segment(4))
+	a.put(t, compat.WALKey(name), object)
+	for _, after := range []int64{0, 5, 60, int64(len(object)) - 1} {
+		b := breaking{a, after, fmt.Errorf("get anew: %w", storage.ErrNotExist)}
+		err := compat.FetchWAL(t.Context(), compat.WALConfig{Bucket: b}, name, filepath.Join(t.TempDir(), "x"))
+		if err == nil || errors.Is(err, storage.ErrNotExist) || !strings.Contains(err.Error(), "vanished") {
+			t.Errorf("FetchWAL of a body that ends after %d bytes = %v", after, err)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"wal-e/compat/lzop"
 	"wal-e/internal/fault"
+	"wal-e/internal/postgres"
 	"wal-e/internal/storage"
 )
 
@@ -42,6 +43,9 @@ func PushWAL(ctx context.Context, cfg WALConfig, path string) (PushedWAL, error)
 	if err == nil && !info.Mode().IsRegular() {
 		err = fault.BadSegment.Errorf("%s is not a regular file", path)
 	}
+	if err == nil {
+		err = checkLocal(f, info.Size())
+	}
 	if err != nil {
 		return PushedWAL{}, fmt.Errorf("compat: push: %w", err)
 	}
@@ -59,6 +63,23 @@ func PushWAL(ctx context.Context, cfg WALConfig, path string) (PushedWAL, error)
 		return PushedWAL{}, fmt.Errorf("compat: push %s: %w", path, err)
 	}
 	return p, nil
+}
+
+// checkLocal refuses a file that no fetch would take: in a recovery it would be where
+// it ends.
+func checkLocal(f *os.File, size int64) error {
+	name := filepath.Base(f.Name())
+	if size == 0 && postgres.ParseWALFile(name).Kind != postgres.OtherFile {
+		return fault.BadSegment.Errorf("%s is empty: it was never written, or lost with a crash", f.Name())
+	}
+	head := &header{}
+	if _, err := io.Copy(head, io.NewSectionReader(f, 0, postgres.WALHeaderSize)); err != nil {
+		return err
+	}
+	if err := head.check(name, size, 0); err != nil {
+		return fault.BadSegment.Errorf("%s: %v", f.Name(), err)
+	}
+	return nil
 }
 
 // PushWALContent is PushWAL of a file that is at hand in memory.
