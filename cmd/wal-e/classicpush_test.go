@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -149,6 +150,15 @@ func TestClassicPrefixStays(t *testing.T) {
 		t.Errorf("pushed again:\n%s", r.stderr)
 	}
 	a.sh(t, "cp "+path+" "+path+"x; mv "+path+"x "+filepath.Dir(path)+"/000000010000000000000004")
+	a.fails(t, c, 1, []string{"WALE-1502", "holds the WAL from 0/1000000 on"}, "wal-push", filepath.Join(filepath.Dir(path), "000000010000000000000004"), "-p", "1")
+	segment, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary.LittleEndian.PutUint64(segment[8:], 4<<24) // the position that its name says
+	if err := os.WriteFile(filepath.Join(filepath.Dir(path), "000000010000000000000004"), segment, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	a.fails(t, c, 1, []string{"holds another file of that name", "wal_005/000000010000000000000004.lzo"}, "wal-push", filepath.Join(filepath.Dir(path), "000000010000000000000004"), "-p", "1")
 	after, err := os.ReadFile(filepath.Join(a.prefix, "wal_005", first+".lzo"))
 	if err != nil || !bytes.Equal(before, after) {
