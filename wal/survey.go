@@ -2,6 +2,7 @@ package wal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -118,7 +119,8 @@ func Survey(ctx context.Context, b storage.Bucket) ([]*Log, error) {
 			l = &Log{System: system, Timeline: f.Timeline}
 			logs = append(logs, l)
 		}
-		if err := l.add(ctx, b, f, name, o); err != nil {
+		// What a delete has removed since it was listed isn't held any more.
+		if err := l.add(ctx, b, f, name, o); err != nil && !errors.Is(err, storage.ErrNotExist) {
 			return nil, err
 		}
 	}
@@ -127,13 +129,11 @@ func Survey(ctx context.Context, b storage.Bucket) ([]*Log, error) {
 
 // add counts a file.
 func (l *Log) add(ctx context.Context, b storage.Bucket, f postgres.WALFile, name string, o storage.Object) error {
-	l.Bytes += o.Size
-	if o.ModTime.After(l.Newest) {
-		l.Newest = o.ModTime
-	}
 	switch f.Kind {
 	case postgres.SegmentFile:
-		return l.addSegment(ctx, b, name, o)
+		if err := l.addSegment(ctx, b, name, o); err != nil {
+			return err
+		}
 	case postgres.HistoryFile:
 		h, err := ReadHistory(ctx, b, l.System, l.Timeline)
 		if err != nil {
@@ -143,7 +143,13 @@ func (l *Log) add(ctx context.Context, b storage.Bucket, f postgres.WALFile, nam
 	case postgres.PartialFile:
 		l.Partial = name
 	}
-	l.Files++
+	if f.Kind != postgres.SegmentFile {
+		l.Files++
+	}
+	l.Bytes += o.Size
+	if o.ModTime.After(l.Newest) {
+		l.Newest = o.ModTime
+	}
 	return nil
 }
 
@@ -201,6 +207,10 @@ type Window struct {
 	// nothing follows it on the way, so that nothing is missing.
 	Missing string
 	Ends    bool
+	// Gap is what is missing of one timeline from Missing on, where the way goes on
+	// behind it; nil where it doesn't. It may stand between two timelines, and so in
+	// the Gaps of none.
+	Gap *Gap
 }
 
 // errNoLog says that a system has no WAL at all.
@@ -264,7 +274,11 @@ func reach(logs []*Log, base Base, h postgres.History, size postgres.SegmentSize
 	}
 	tl := h.TimelineAt(postgres.Segment{No: no}.Start(size))
 	w.Missing = postgres.Segment{Timeline: tl, No: no}.Name(size)
-	w.Ends = w.Restorable && !beyond(logs, h, no, size)
+	if behind, ok := beyond(logs, h, no, size); ok {
+		_, last, _ := span(h, tl, size)
+		w.Gap = &Gap{tl, no, min(behind-1, last), size}
+	}
+	w.Ends = w.Restorable && w.Gap == nil
 	return w
 }
 
@@ -311,18 +325,18 @@ func span(h postgres.History, tl postgres.Timeline, size postgres.SegmentSize) (
 	return uint64(begin) / uint64(size), 1<<64 - 1, true
 }
 
-// beyond reports whether any segment on the way h is behind no.
-func beyond(logs []*Log, h postgres.History, no uint64, size postgres.SegmentSize) bool {
+// beyond returns the first segment on the way h behind no that is there, if any is.
+func beyond(logs []*Log, h postgres.History, no uint64, size postgres.SegmentSize) (first uint64, ok bool) {
 	for _, l := range logs {
-		first, last, ok := span(h, l.Timeline, size)
-		if !ok {
+		begin, end, on := span(h, l.Timeline, size)
+		if !on {
 			continue
 		}
 		for _, r := range l.Runs {
-			if r.Last > no && r.Last >= first && max(r.First, no+1) <= last {
-				return true
+			if at := max(r.First, begin, no+1); at <= min(r.Last, end) && (!ok || at < first) {
+				first, ok = at, true
 			}
 		}
 	}
-	return false
+	return first, ok
 }

@@ -1,7 +1,9 @@
 package wal_test
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -111,6 +113,34 @@ func TestSurveyFails(t *testing.T) {
 	}
 }
 
+// gone answers that an object isn't there which its listing has.
+type gone struct {
+	storage.Bucket
+	key string
+}
+
+func (g gone) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if key == g.key {
+		return nil, fmt.Errorf("get %s: %w", key, storage.ErrNotExist)
+	}
+	return g.Bucket.Get(ctx, key, offset, length)
+}
+
+// A delete removes files behind the listing.
+func TestSurveyBesideDelete(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	b := mem.New(nil)
+	c.bare(t, b, 1, span(1, 3)...)
+	c.history(t, b, 2, "1\t0/B00060\tno recovery target specified\n")
+	for key, want := range map[string]int{wal.Key(c.system, c.name(1, 1)): 2, wal.Key(c.system, "00000002.history"): 3} {
+		logs, err := wal.Survey(t.Context(), gone{b, key})
+		if err != nil || logs[0].Segments() != uint64(want) {
+			t.Errorf("Survey without %s = %d timelines, %v, want %d segments", key, len(logs), err, want)
+		}
+	}
+}
+
 // Recovery from a base goes on until a segment is missing, across timelines.
 func TestReach(t *testing.T) {
 	t.Parallel()
@@ -125,6 +155,9 @@ func TestReach(t *testing.T) {
 	c.history(t, b, 5, "1\t0/880000\tx\n")
 	c.bare(t, b, 5, span(8, 9)...)
 	c.bare(t, b, 5, span(11, 12)...)
+	// 6 begins where the end of 1 never came.
+	c.history(t, b, 6, "1\t0/F80000\tx\n")
+	c.bare(t, b, 6, span(15, 16)...)
 	logs := survey(t, b)
 	lsn := func(no uint64) postgres.LSN { return postgres.LSN(no*mb + 0x28) }
 	for _, test := range []struct {
@@ -133,11 +166,11 @@ func TestReach(t *testing.T) {
 		start, stop uint64
 		want        string
 	}{
-		{"before all", 1, 2, 3, "1:8!9 2:12. 4:13. 5:9!10"},
-		{"stops where 2 begins", 1, 5, 6, "1:8!9 2:12. 4:13. 5:9!10"},
-		{"behind the switch", 1, 7, 8, "1:8!9 5:9!10"},
-		{"in the gap", 1, 8, 9, "1:8?9"},
-		{"behind the gap", 1, 10, 10, "1:11."},
+		{"before all", 1, 2, 3, "1:8!9 2:12. 4:13. 5:9!10 6:8!9"},
+		{"stops where 2 begins", 1, 5, 6, "1:8!9 2:12. 4:13. 5:9!10 6:8!9"},
+		{"behind the switch", 1, 7, 8, "1:8!9 5:9!10 6:8!9"},
+		{"in the gap", 1, 8, 9, "1:8?9 6:8?9"},
+		{"behind the gap", 1, 10, 10, "1:11. 6:11!12-14"},
 		{"on 2", 2, 8, 8, "2:12. 4:13."},
 		{"on 4", 4, 11, 13, "4:13."},
 		{"not archived yet", 4, 13, 14, "4:13?14"},
@@ -167,6 +200,15 @@ func TestReach(t *testing.T) {
 				line += "."
 			default:
 				line += "!" + number(w.Missing)
+			}
+			if w.Gap != nil {
+				first, last := w.Gap.Names()
+				if first != w.Missing || w.Ends {
+					t.Errorf("%s: Reach to %d finds a gap from %s on where %s is missing", test.name, w.Target, first, w.Missing)
+				}
+				if last != first {
+					line += "-" + number(last)
+				}
 			}
 			got = append(got, line)
 		}

@@ -99,6 +99,37 @@ func testGap(t *testing.T, a *archive, c *pgtest.Cluster) {
 	}
 }
 
+// A primary that dies before it has archived its last segments leaves a hole between
+// its timeline and the next, over which no backup of before recovers.
+func TestGapBetweenTimelines(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	c := a.start(t, pgtest.Options{SegmentSizeMB: 1, Conf: map[string]string{"autovacuum": "off"}})
+	heir := c.Standby(t, pgtest.Options{Env: a.env})
+	first := a.push(t, c)
+	c.WaitArchived(t, c.SwitchWAL(t))
+	c.Exec(t, "ALTER SYSTEM SET archive_command = 'false'")
+	c.Exec(t, "SELECT pg_reload_conf()")
+	var lost []string
+	for i := range 3 {
+		c.Exec(t, "CREATE TABLE lost"+strconv.Itoa(i)+" AS SELECT 1")
+		lost = append(lost, c.SwitchWAL(t))
+	}
+	heir.WaitCaughtUp(t, c)
+	c.Stop(t, pgtest.Immediate)
+	heir.Promote(t)
+	heir.WaitArchived(t, "00000002.history")
+	heir.WaitArchived(t, heir.SwitchWAL(t))
+	missing := "3 segments are missing: " + lost[0] + " to " + lost[2]
+	a.fails(t, nil, 1, []string{missing, "no base backup recovers to the newest WAL, timeline 2"}, "wal-verify")
+	a.push(t, heir)
+	a.fails(t, nil, 1, []string{missing}, "wal-verify")
+	a.must(t, nil, "wal-verify", "--known-gap", lost[0]+"-"+lost[2])
+	if r := a.must(t, nil, "wal-show"); !strings.Contains(r.stdout, "missing: "+lost[0]+" to "+lost[2]+", 3 segments; a backup needs it") {
+		t.Errorf("wal-show of a hole that %s can't cross:\n%s", first.Name, r.stdout)
+	}
+}
+
 // After a fail-over, a standby that still follows the old timeline is refused before
 // it is read: the segment in which the new one began never comes.
 func TestPushOfStandbyLeftBehind(t *testing.T) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -191,11 +192,12 @@ type walWindow struct {
 // surveyWAL reports on all systems. With an error that isn't about everything it
 // also returns what it knows.
 func (s *session) surveyWAL(ctx context.Context, b storage.Bucket, known []knownGap) (*walReport, error) {
-	logs, err := wal.Survey(ctx, b)
+	// In this order a backup that commits meanwhile isn't taken for one without its WAL.
+	catalog, err := backup.ReadCatalog(ctx, b)
 	if err != nil {
 		return nil, err
 	}
-	catalog, err := backup.ReadCatalog(ctx, b)
+	logs, err := wal.Survey(ctx, b)
 	if err != nil {
 		return nil, err
 	}
@@ -269,6 +271,7 @@ func (r *walReport) addSystem(logs []*wal.Log, bases []wal.Base, known []knownGa
 	}
 	upToDate := false
 	stops := make(map[string]bool) // segments at which a backup's way ends too early
+	var between []wal.Gap          // gaps on the way, those from one timeline to the next too
 	for _, base := range bases {
 		windows, err := wal.Reach(logs, base)
 		if err != nil {
@@ -284,11 +287,14 @@ func (r *walReport) addSystem(logs []*wal.Log, bases []wal.Base, known []knownGa
 			if !w.Ends {
 				stops[w.Missing] = true
 			}
+			if w.Gap != nil && w.Restorable && !slices.Contains(between, *w.Gap) {
+				between = append(between, *w.Gap)
+			}
 		}
 	}
 	for _, l := range logs {
 		t := describeLog(l)
-		for _, gap := range l.Gaps() {
+		for _, gap := range allGaps(l, between) {
 			g := describeGap(gap)
 			g.Needed = stops[g.First]
 			g.Known = slices.ContainsFunc(known, func(k knownGap) bool { return k.covers(g) })
@@ -307,6 +313,21 @@ func (r *walReport) addSystem(logs []*wal.Log, bases []wal.Base, known []knownGa
 		complain("no base backup recovers to the newest WAL, timeline %d up to %s: take one now",
 			current.Timeline, current.Name(current.Runs[len(current.Runs)-1].Last))
 	}
+}
+
+// allGaps returns the gaps of a timeline: those between its segments, and those of
+// others that are at its ends, as when a server died before it had archived what the
+// next timeline began with.
+func allGaps(l *wal.Log, others []wal.Gap) []wal.Gap {
+	gaps := l.Gaps()
+	for _, o := range others {
+		within := func(g wal.Gap) bool { return g.First <= o.First && o.First <= g.Last }
+		if o.Timeline == l.Timeline && !slices.ContainsFunc(gaps, within) {
+			gaps = append(gaps, o)
+		}
+	}
+	slices.SortFunc(gaps, func(a, b wal.Gap) int { return cmp.Compare(a.First, b.First) })
+	return gaps
 }
 
 func describeWindow(w wal.Window) walWindow {
