@@ -286,6 +286,32 @@ func TestWeakStore(t *testing.T) {
 	}
 }
 
+// The same of an object that goes up in parts, where the store says so at its end.
+func TestWeakStoreInParts(t *testing.T) {
+	t.Parallel()
+	s := enginetest.MinIO(t)
+	s.CreateBucket(t, "some")
+	cfg := config(t, s, "some")
+	cfg.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+		if r.Header.Get("If-None-Match") != "" {
+			return answer(r, http.StatusNotImplemented, "NotImplemented"), nil
+		}
+		return http.DefaultTransport.RoundTrip(r)
+	})
+	b := storage.Retry(open(t, cfg), storage.Policy{Attempts: 3, First: time.Millisecond})
+	content := bytes.Repeat([]byte("12345678"), 5<<20) // 40 MiB
+	for i, want := range []error{nil, storage.ErrExist} {
+		content[0] = byte(i)
+		// Of unknown size, as what is made while it is sent.
+		if err := b.Create(t.Context(), "key", bytes.NewReader(content), -1, nil); !errors.Is(err, want) {
+			t.Errorf("Create %d = %v, want %v", i, err, want)
+		}
+	}
+	if got, err := storage.ReadAll(t.Context(), b, "key", 64<<20); err != nil || len(got) != len(content) || got[0] != 0 {
+		t.Errorf("content of %d bytes, %v, want that created first", len(got), err)
+	}
+}
+
 // The bucket's region is learned from the server.
 func TestRegion(t *testing.T) {
 	t.Parallel()

@@ -240,7 +240,14 @@ func (b *Bucket) stream(ctx context.Context, o *object, r io.Reader) error {
 	if b.cfg.Encryption.KeyID != "" {
 		in.SSEKMSKeyID = aws.String(b.cfg.Encryption.KeyID)
 	}
-	if !b.weak.Load() {
+	if b.weak.Load() {
+		switch _, err := b.head(ctx, o.key); {
+		case err == nil:
+			return storage.ErrExist
+		case !errors.Is(err, storage.ErrNotExist):
+			return err
+		}
+	} else {
 		in.IfNoneMatch = aws.String("*")
 	}
 	if b.cfg.Bulk(o.key) {
@@ -250,8 +257,17 @@ func (b *Bucket) stream(ctx context.Context, o *object, r io.Reader) error {
 	if src.err != nil && src.err != io.EOF {
 		return src.err // the content's own fault
 	}
-	return b.translate(ctx, err, "s3:PutObject and s3:AbortMultipartUpload")
+	err = b.translate(ctx, err, "s3:PutObject and s3:AbortMultipartUpload")
+	if in.IfNoneMatch != nil && status(err) == http.StatusNotImplemented && refused(err, "NotImplemented") {
+		b.weak.Store(true)
+		return errNoCondition
+	}
+	return err
 }
+
+// errNoCondition is of a stream that can't be sent again from here; the next attempt
+// looks first.
+var errNoCondition = errors.New("the store has no conditional writes, which showed at the end of what was sent")
 
 // remembering knows with which error a reader ended.
 type remembering struct {
