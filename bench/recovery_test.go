@@ -32,7 +32,7 @@ func BenchmarkRecovery(b *testing.B) {
 	c.Stop(b, pgtest.Fast)
 	pgtest.CopyDir(b, c.Dir, base)
 	c.StartAgain(b)
-	c.Pgbench(b, "-n", "-c", "4", "-t", "15000")
+	c.Pgbench(b, "-n", "-c", "4", "-t", cmp.Or(os.Getenv("WALE_BENCH_TRANSACTIONS"), "15000"))
 	c.WaitArchived(b, c.SwitchWAL(b))
 	want := c.Query(b, "SELECT count(*), sum(delta) FROM pgbench_history")
 	c.Stop(b, pgtest.Fast)
