@@ -143,7 +143,7 @@ func (b *Bucket) put(ctx context.Context, o *object) error {
 		return b.putWeak(ctx, o)
 	}
 	err := b.putOnce(ctx, o, aws.String("*"))
-	if status(err) != http.StatusNotImplemented || !refused(err, "NotImplemented") {
+	if status(err) != http.StatusNotImplemented { // a code may be lost with the rest of the answer
 		return err
 	}
 	// Other headers may be what it doesn't have: then this fails in the same way.
@@ -258,7 +258,7 @@ func (b *Bucket) stream(ctx context.Context, o *object, r io.Reader) error {
 		return src.err // the content's own fault
 	}
 	err = b.translate(ctx, err, "s3:PutObject and s3:AbortMultipartUpload")
-	if in.IfNoneMatch != nil && status(err) == http.StatusNotImplemented && refused(err, "NotImplemented") {
+	if in.IfNoneMatch != nil && status(err) == http.StatusNotImplemented {
 		b.weak.Store(true)
 		return errNoCondition
 	}
