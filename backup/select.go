@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -334,7 +333,7 @@ func (w *fileWalk) tablespace(p string, target fs.FileInfo) error {
 	}
 	link, err := os.Readlink(w.abs(p))
 	if err == nil {
-		err = w.mounted(p, link)
+		err = postgres.CheckTablespace(w.abs(p), postgres.TablespaceDir(w.cfg.Version, w.cfg.CatalogVersion), w.cfg.Offline)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it is gone by now
@@ -347,36 +346,6 @@ func (w *fileWalk) tablespace(p string, target fs.FileInfo) error {
 	}
 	return w.folder(p)
 }
-
-// mounted returns nil if a tablespace is there, with this server's folder in it, which
-// it has from the beginning. Without that its file system isn't mounted, and a backup
-// would lack its data; only one that is dropped has a link for a moment longer, and
-// then gives fs.ErrNotExist.
-func (w *fileWalk) mounted(p, link string) error {
-	folder := postgres.TablespaceDir(w.cfg.Version, w.cfg.CatalogVersion)
-	for try := 0; ; try++ {
-		info, err := os.Stat(filepath.Join(w.abs(p), folder))
-		switch {
-		case err == nil && info.IsDir():
-			return nil
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return err
-		}
-		if _, err := os.Lstat(w.abs(p)); err != nil {
-			return err
-		}
-		if w.cfg.Offline || try == dropTries {
-			return fault.Unstorable.Errorf("tablespace %s leads to %s, and there is no %s: is its file system mounted? If there is no such tablespace any more, remove the link", w.abs(p), link, folder)
-		}
-		time.Sleep(dropPause)
-	}
-}
-
-// How long a tablespace may have a link and no folder, while it is dropped.
-const (
-	dropTries = 20
-	dropPause = 100 * time.Millisecond
-)
 
 // found yields an entry with the mode that info tells.
 func (w *fileWalk) found(e Entry, info fs.FileInfo) error {

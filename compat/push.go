@@ -190,7 +190,7 @@ func (p *pusher) look(ctx context.Context) (err error) {
 	if p.control, _, err = postgres.ReadControlFile(ctx, p.dir); err != nil {
 		return err
 	}
-	p.walker = &walker{dir: p.dir, still: p.cfg.Offline, folder: fmt.Sprintf("PG_%s_%d", p.version.Major(), p.control.CatalogVersion)}
+	p.walker = &walker{dir: p.dir, still: p.cfg.Offline, folder: postgres.TablespaceDir(p.version, p.control.CatalogVersion)}
 	for _, link := range p.cfg.SkipLinks {
 		if !filepath.IsAbs(link) {
 			link = filepath.Join(p.dir, link)

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"wal-e/internal/fault"
+	"wal-e/internal/postgres"
 )
 
 // A found file is one that belongs in a classic backup.
@@ -123,7 +123,7 @@ func (w *walker) symlink(name, abs string, info fs.FileInfo) error {
 	target, err := os.Stat(abs)
 	isDir := err == nil && target.IsDir()
 	if parent, base := path.Split(name); parent == "pg_tblspc/" {
-		return w.tablespace(name, base, abs, link)
+		return w.tablespace(name, base, abs)
 	}
 	switch {
 	case slices.Contains(w.skipLinks, abs):
@@ -143,28 +143,13 @@ func (w *walker) symlink(name, abs string, info fs.FileInfo) error {
 }
 
 // tablespace yields this server's folder in a tablespace. The link isn't stored.
-func (w *walker) tablespace(name, base, abs, link string) error {
+func (w *walker) tablespace(name, base, abs string) error {
 	oid, ok := parseOID(base)
 	if !ok {
 		return fault.Unstorable.Errorf("%s is no tablespace: its name is no OID", abs)
 	}
-	folder := filepath.Join(abs, w.folder)
-	for try := 0; ; try++ {
-		info, err := os.Stat(folder)
-		if err == nil && info.IsDir() {
-			break
-		}
-		if _, lerr := os.Lstat(abs); lerr != nil {
-			return w.vanished(name, lerr)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		// DROP TABLESPACE removes the folder, and then the link.
-		if w.still || try == dropTries {
-			return fault.Unstorable.Errorf("tablespace %s leads to %s, and there is no %s: is its file system mounted? If there is no such tablespace any more, remove the link", abs, link, w.folder)
-		}
-		time.Sleep(dropPause)
+	if err := postgres.CheckTablespace(abs, w.folder, w.still); err != nil {
+		return w.vanished(name, err)
 	}
 	dir, err := filepath.EvalSymlinks(abs)
 	if err != nil {
@@ -173,12 +158,6 @@ func (w *walker) tablespace(name, base, abs, link string) error {
 	w.spaces[oid] = dir
 	return w.directory(path.Join(name, w.folder), filepath.Join(dir, w.folder))
 }
-
-// A tablespace that is being dropped has no folder and still a link, for a moment.
-const (
-	dropTries = 20
-	dropPause = 100 * time.Millisecond
-)
 
 // isEmptyOf tells directories of which only the entry is stored.
 func isEmptyOf(name string) bool {

@@ -163,9 +163,3 @@ func IsTempFile(name string) bool { return strings.HasPrefix(name, "pgsql_tmp") 
 func IsRelationCacheFile(name string) bool {
 	return name == "pg_internal.init" || strings.HasPrefix(name, "pg_internal.init.")
 }
-
-// TablespaceDir returns the folder that servers of that release use within a
-// tablespace (TABLESPACE_VERSION_DIRECTORY), "PG_15_202209061".
-func TablespaceDir(v Version, catalogVersion uint32) string {
-	return fmt.Sprintf("PG_%s_%d", v.Major(), catalogVersion)
-}
