@@ -165,22 +165,22 @@ func ReadWAL(ctx context.Context, cfg WALConfig, name string, limit int64) (data
 	return held.data, nil
 }
 
-// CarriedWAL returns the content of segments that a backup of a stopped cluster carries
+// CarriedWAL returns the content of a segment that a backup of a stopped cluster carries
 // itself, as ours do, verified as ReadWAL does. One that it doesn't carry gives an
 // error that wraps storage.ErrNotExist.
-func CarriedWAL(ctx context.Context, cfg ReadConfig, system postgres.SystemID, b Backup, names []string) (map[string][]byte, error) {
+func CarriedWAL(ctx context.Context, cfg ReadConfig, system postgres.SystemID, b Backup, name string) ([]byte, error) {
 	parts, _, err := listPartitions(ctx, cfg.Bucket, b.Name)
 	if err != nil {
 		return nil, err
 	}
-	carried := make(map[string][]byte)
+	held := limitedBuffer{left: int64(postgres.MaxSegmentSize)}
 	for _, p := range slices.Backward(parts) { // at the end is where a push puts them
 		err := cfg.partition(ctx, p.Key, func(m member, content io.Reader) error {
-			folder, name := path.Split(m.Path)
-			if m.Type != memberFile || !isWALFolder(path.Clean(folder)) || !slices.Contains(names, name) {
+			folder, file := path.Split(m.Path)
+			if m.Type != memberFile || !isWALFolder(path.Clean(folder)) || file != name {
 				return nil
 			}
-			held, head := limitedBuffer{left: int64(postgres.MaxSegmentSize)}, &header{}
+			head := &header{}
 			n, err := io.Copy(io.MultiWriter(head, &held), content)
 			if err == nil {
 				err = head.check(name, n, system)
@@ -188,24 +188,16 @@ func CarriedWAL(ctx context.Context, cfg ReadConfig, system postgres.SystemID, b
 			if err != nil {
 				return fmt.Errorf("%s: %w", m.Path, err)
 			}
-			if carried[name] = held.data; len(carried) == len(names) {
-				return errFound
-			}
-			return nil
+			return errFound
 		})
 		if errors.Is(err, errFound) {
-			return carried, nil
+			return held.data, nil
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
-	for _, name := range names {
-		if carried[name] == nil {
-			return nil, fmt.Errorf("compat: backup %s in %s carries no WAL segment %s: %w", b.Name, cfg.Bucket.URL(), name, storage.ErrNotExist)
-		}
-	}
-	return carried, nil
+	return nil, fmt.Errorf("compat: backup %s in %s carries no WAL segment %s: %w", b.Name, cfg.Bucket.URL(), name, storage.ErrNotExist)
 }
 
 type limitedBuffer struct {

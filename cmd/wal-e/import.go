@@ -252,10 +252,7 @@ func (i *importing) needWAL(ctx context.Context, b compat.Backup, system postgre
 		}
 		data, err := i.walFile(ctx, system, name)
 		if content && errors.Is(err, storage.ErrNotExist) {
-			var carried map[string][]byte
-			if carried, err = compat.CarriedWAL(ctx, i.read, system, b, []string{name}); err == nil {
-				data = carried[name]
-			}
+			data, err = compat.CarriedWAL(ctx, i.read, system, b, name)
 		}
 		if errors.Is(err, storage.ErrNotExist) {
 			return nil, &message{
