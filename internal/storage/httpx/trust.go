@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,17 +37,18 @@ func newTrust(file string) (*trust, error) {
 		if text, err = os.ReadFile(file); err != nil {
 			return nil, err
 		}
-		for _, der := range certificates(text) {
-			if _, err := x509.ParseCertificate(der); err == nil {
-				t.own = append(t.own, der)
-			}
-		}
-		if len(t.own) == 0 {
+		t.own = certificates(text)
+		if !slices.ContainsFunc(t.own, isCertificate) {
 			return nil, fault.BadSetting.Errorf("%s holds no certificate in PEM form", file)
 		}
 	}
 	t.all = sync.OnceValues(func() (*x509.CertPool, error) { return allRoots(text) })
 	return t, nil
+}
+
+func isCertificate(der []byte) bool {
+	_, err := x509.ParseCertificate(der)
+	return err == nil
 }
 
 // allRoots returns the system's certificates and those in text; nil is what the
